@@ -1,0 +1,58 @@
+# The commands that developers and CI run. Each is written once, here; .ci/run
+# calls them in order. Needs Go, git, make and a C compiler (for -race).
+
+GO      ?= go
+GOFMT   ?= $(shell $(GO) env GOROOT)/bin/gofmt
+PKG     ?= ./...
+TIMEOUT ?= 10m
+FUZZ    ?= 10s
+
+.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench
+
+all: build lint test
+
+build:
+	$(GO) build $(PKG)
+
+test:
+	$(GO) test -timeout $(TIMEOUT) $(PKG)
+
+race:
+	$(GO) test -race -timeout $(TIMEOUT) $(PKG)
+
+lint: vet fmt-check staticcheck tidy-check
+
+vet:
+	$(GO) vet $(PKG)
+
+fmt:
+	$(GOFMT) -w .
+
+fmt-check:
+	@files=$$($(GOFMT) -l .) || exit 1; \
+	if [ -n "$$files" ]; then echo "not formatted (make fmt):"; echo "$$files"; exit 1; fi
+
+# Pinned in tools/go.mod, apart from the module's own dependencies.
+staticcheck:
+	$(GO) tool -modfile=tools/go.mod staticcheck $(PKG)
+
+tidy-check:
+	$(GO) mod tidy -diff
+	cd tools && $(GO) mod tidy -diff
+
+# Every fuzz target for a short while; seeds and past findings run in test.
+fuzz-short:
+	@set -e; n=0; \
+	for pkg in $$($(GO) list $(PKG)); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			n=$$((n+1)); echo "== $$pkg $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZ) $$pkg; \
+		done; \
+	done; \
+	if [ $$n -eq 0 ]; then echo "found no fuzz target"; exit 1; fi
+
+demo:
+	$(GO) run ./cmd/sealmesh demo
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem $(PKG)

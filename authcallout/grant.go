@@ -1,0 +1,122 @@
+package authcallout
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/jwt/v2"
+)
+
+// Line is one permission and the reason why it is there.
+type Line struct {
+	Subject string // may have wildcards
+	Queue   string // subscriptions only: the one queue group that may be used
+	From    string // the scope that it comes from, or one of the From constants
+}
+
+// Why a line is in a grant, where it is not one scope.
+const (
+	// FromEvery marks what every agent of the mesh may do.
+	FromEvery = "every agent"
+	// FromHandlers marks what an agent may do that handles anything at all.
+	FromHandlers = "every handler"
+	// FromPlain marks a plain right.
+	FromPlain = "plain"
+)
+
+// Grant is what one instance of an agent may do on its connection. The zero
+// Grant permits nothing. Grants come from [Compile]; treat them as immutable.
+type Grant struct {
+	Publish   []Line
+	Subscribe []Line
+}
+
+// everything is what an empty side denies: to nats-server a missing list means
+// that all is allowed.
+const everything = ">"
+
+// Permissions returns the grant in the form of a user JWT. Both sides are always
+// explicit and there is no response permission.
+func (g Grant) Permissions() jwt.Permissions {
+	return jwt.Permissions{Pub: side(g.Publish), Sub: side(g.Subscribe)}
+}
+
+func side(lines []Line) jwt.Permission {
+	if len(lines) == 0 {
+		return jwt.Permission{Deny: jwt.StringList{everything}}
+	}
+	allow := make(jwt.StringList, len(lines))
+	for i, l := range lines {
+		allow[i] = l.Subject
+		if l.Queue != "" {
+			allow[i] += " " + l.Queue
+		}
+	}
+	return jwt.Permission{Allow: allow}
+}
+
+// Allows reports whether the grant permits to publish or to subscribe subj, and
+// by which line. A subscription may be written "subject queue" and its subject
+// may have wildcards: it is allowed if one line covers all that it would match.
+// To publish, the subject must be literal.
+func (g Grant) Allows(subj string, publish bool) (Line, bool) {
+	subj, queue, queued := strings.Cut(subj, " ")
+	if queued && (publish || queue == "" || strings.Contains(queue, " ")) {
+		return Line{}, false
+	}
+	tokens := strings.Split(subj, ".")
+	if !wellFormed(tokens) || publish && strings.ContainsAny(subj, "*>") {
+		return Line{}, false
+	}
+	lines := g.Subscribe
+	if publish {
+		lines = g.Publish
+	}
+	for _, l := range lines {
+		if (l.Queue == "" || l.Queue == queue) && covers(strings.Split(l.Subject, "."), tokens) {
+			return l, true
+		}
+	}
+	return Line{}, false
+}
+
+// wellFormed reports whether tokens are those of a subject: none empty, ">" only
+// at the end.
+func wellFormed(tokens []string) bool {
+	for i, t := range tokens {
+		if t == "" || t == ">" && i != len(tokens)-1 {
+			return false
+		}
+	}
+	return true
+}
+
+// covers reports whether everything that subj matches is matched by pattern.
+func covers(pattern, subj []string) bool {
+	for i, p := range pattern {
+		switch {
+		case p == ">":
+			return i < len(subj)
+		case i >= len(subj) || subj[i] == ">":
+			return false
+		case p != "*" && p != subj[i]:
+			return false
+		}
+	}
+	return len(pattern) == len(subj)
+}
+
+// normal sorts lines and drops duplicates; of two reasons for one line the first
+// in order stays, so that the result does not depend on the order of the input.
+func normal(lines []Line) []Line {
+	slices.SortFunc(lines, func(a, b Line) int {
+		if n := strings.Compare(a.Subject, b.Subject); n != 0 {
+			return n
+		}
+		return cmp.Or(strings.Compare(a.Queue, b.Queue), strings.Compare(a.From, b.From))
+	})
+	return slices.CompactFunc(lines, func(a, b Line) bool {
+		return a.Subject == b.Subject && a.Queue == b.Queue
+	})
+}

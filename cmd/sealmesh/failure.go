@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/meshclient"
+)
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitDenied      = 3 // do not retry
+	exitUnavailable = 4 // retry
+)
+
+// The codes of failures that are no refusals.
+const (
+	codeFailed      = "failed"
+	codeUsage       = "usage"
+	codeUnavailable = "unavailable"
+	codeDeadline    = "deadline"
+	codeInterrupted = "interrupted"
+)
+
+// usageError says that the command line is wrong.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return e.hint }
+
+func usage(c *cobra.Command, format string, args ...any) *usageError {
+	return &usageError{fmt.Errorf(format, args...), c.CommandPath() + " --help"}
+}
+
+// hinted is an error with the command that helps.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e *hinted) Unwrap() error { return e.error }
+func (e *hinted) Hint() string  { return e.hint }
+
+// said ends the program with an exit code after all was said.
+type said struct{ code int }
+
+func (e *said) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// failure is an error as people and programs are told of it.
+type failure struct {
+	exit      int
+	Code      string `json:"code"`
+	Message   string `json:"message"`
+	Hint      string `json:"hint,omitempty"`
+	Denial    string `json:"denial,omitempty"`
+	Retryable bool   `json:"retryable"`
+}
+
+// failureOf sorts an error. What the caller may do about it decides, so a
+// refusal that says "not now" counts as unavailable and one that says "not so"
+// as usage.
+func failureOf(err error) failure {
+	f := failure{exit: exitFailed, Code: codeFailed, Message: err.Error()}
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		f.Hint = h.Hint()
+	}
+	var bad *usageError
+	var denied *meshclient.Denied
+	var app *meshclient.Error
+	switch {
+	case errors.As(err, &bad):
+		f.exit, f.Code = exitUsage, codeUsage
+	case errors.As(err, &denied):
+		f.refused(denied.Reason)
+		f.Denial = denied.ID
+		if f.Hint == "" {
+			f.Hint = denied.Hint
+		}
+	case errors.Is(err, meshclient.ErrDeadline), errors.Is(err, context.DeadlineExceeded):
+		f.exit, f.Code = exitUnavailable, codeDeadline
+	case errors.Is(err, meshclient.ErrUnavailable):
+		f.exit, f.Code = exitUnavailable, codeUnavailable
+	case denial.Of(err) != "":
+		f.refused(denial.Of(err))
+	case errors.As(err, &app):
+		f.Code = app.Code
+	case errors.Is(err, context.Canceled):
+		f.Code, f.Message = codeInterrupted, "interrupted"
+	}
+	f.Retryable = f.exit == exitUnavailable
+	return f
+}
+
+func (f *failure) refused(r denial.Reason) {
+	f.Code, f.exit = string(r), exitDenied
+	switch r {
+	case denial.BadInput, denial.BadScope, denial.WildcardScope, denial.ReservedName:
+		f.exit = exitUsage
+	case denial.AlreadyExists, denial.NotFound, denial.WrongState, denial.QuotaExceeded, denial.TooLarge, denial.Internal:
+		f.exit = exitFailed
+	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale, denial.DeadlinePassed,
+		denial.Overloaded, denial.RateLimited, denial.EpochRaced, denial.Conflict:
+		f.exit = exitUnavailable
+	}
+	if f.Hint == "" {
+		f.Hint = denial.Hint(r)
+	}
+}
+
+// errorSchema is that of the error document.
+const errorSchema = "sealmesh.error/v1"
+
+// finish reports an error in the form that was asked for and returns the exit
+// code.
+func (a *app) finish(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var s *said
+	if errors.As(err, &s) {
+		return s.code
+	}
+	f := failureOf(err)
+	if a.json {
+		doc := struct {
+			Schema string  `json:"schema"`
+			Error  failure `json:"error"`
+		}{errorSchema, f}
+		if e := writeJSON(a.stdout, doc, false); e == nil {
+			return f.exit
+		}
+	}
+	io.WriteString(a.stderr, "sealmesh: "+clean(f.Message)+"\n") //nolint:errcheck // nowhere left to say it
+	if f.Hint != "" {
+		io.WriteString(a.stderr, "hint: "+clean(f.Hint)+"\n") //nolint:errcheck // likewise
+	}
+	return f.exit
+}

@@ -1,0 +1,39 @@
+package denial
+
+// Hint returns what the one who was refused, or its operator, can do about a
+// reason; empty where nothing helps.
+func Hint(r Reason) string {
+	switch r {
+	case Suspended:
+		return "an operator suspended this agent; sealmesh agent resume ID lifts it"
+	case Expired:
+		return "the agent stopped sending heartbeats; it comes back by connecting again, or by sealmesh agent resume ID"
+	case Revoked:
+		return "revocation is final; sealmesh agent add ID --replace gives the name new keys"
+	case Pending:
+		return "the agent has no enrolled instance yet; sealmesh agent join ID makes a join token"
+	case UnlistedAgent:
+		return "register it with sealmesh agent add ID"
+	case UnlistedKey:
+		return "this directory's keys were never enrolled, or the name was given new keys; run sealmesh enroll again"
+	case ScopeNotHeld, NoToken:
+		return "sealmesh agent grant ID --call SCOPE gives the right"
+	case BadCertificate, NoCertificate, IdentityMismatch:
+		return "key and certificate must be those of one enrolled agent; run sealmesh enroll again"
+	case NotDelegatable:
+		return "sealmesh agent grant ID --may-delegate SCOPE allows passing it on"
+	case WildcardScope, BadScope:
+		return "a scope is verb:resource, for example read:logs; wildcards do not exist"
+	case Loop:
+		return "agents call each other in a circle; look at the trace of the correlation ID"
+	case BadJoinToken:
+		return "sealmesh agent join ID makes a new join token"
+	case ReplayUnavailable, RegistryUnavailable, FeedStale:
+		return "the control plane or JetStream cannot be reached; sealmesh status shows more"
+	case AlreadyExists:
+		return "sealmesh agent show ID shows it; sealmesh agent grant ID changes its rights"
+	case NotFound:
+		return "sealmesh agent ls lists what there is"
+	}
+	return ""
+}

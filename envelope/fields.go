@@ -1,0 +1,82 @@
+package envelope
+
+import (
+	"time"
+
+	"github.com/sealmesh/sealmesh/agentid"
+)
+
+// Fields is what an envelope says. Values in it are claims of whoever wrote
+// them until a [Verified] hands them out.
+type Fields struct {
+	// From is the sending agent.
+	From agentid.ID
+	// Key is the signing nkey ("U…"), which names the instance. Sign fills it in.
+	Key string
+	// Time is the sender's clock, in whole milliseconds (finer parts are cut off).
+	Time time.Time
+	// Nonce names this one message; see NewNonce.
+	Nonce string
+	// Correlation names the call tree; see NewCorrelation. It is the sender's
+	// word: whoever draws a tree follows Parent and checks who was called.
+	Correlation string
+	// Parent is the nonce of the message that caused this one; for a reply, the
+	// request's. Empty at the root of a tree.
+	Parent string
+	// Epoch is the sender's epoch.
+	Epoch Epoch
+	// Hop is the depth in the call tree, 0 for a first call, at most
+	// limits.Hops. A reply has that of its request.
+	Hop int
+	// Token is the digest of the capability chain that authorises the message.
+	Token string
+	// OnBehalf is the digest of the chain whose holder's right limits this call.
+	OnBehalf string
+	// Deadline is how long the caller waits, counted from Time, in whole
+	// milliseconds; 0 where it says nothing.
+	Deadline time.Duration
+	// ContentType says what the payload is where it is not plain bytes.
+	ContentType string
+	// Err is a stable error code, on a reply only.
+	Err string
+	// Part is this message's place in a streamed reply.
+	Part Part
+	// HeaderDigest is base64url of SHA-256 over the application's headers, if
+	// there are any. Sign fills it in.
+	HeaderDigest string
+}
+
+// Epoch is what rises when authority shrinks: the agent's and the instance's.
+type Epoch struct{ Agent, Instance uint64 }
+
+// String returns the form that the envelope uses: "3.1".
+func (e Epoch) String() string { return string(appendEpoch(nil, e)) }
+
+// ParseEpoch reads the form that String gives, and no other.
+func ParseEpoch(s string) (Epoch, error) {
+	e, ok := parseEpoch(s)
+	if !ok {
+		return Epoch{}, malformed("epoch %.44q is not two numbers joined by a dot", s)
+	}
+	return e, nil
+}
+
+// Covers reports whether neither part of e lies below that of current, which is
+// when a message of epoch e may still be accepted.
+func (e Epoch) Covers(current Epoch) bool {
+	return e.Agent >= current.Agent && e.Instance >= current.Instance
+}
+
+// Part is a message's place in a streamed reply. The zero Part says that the
+// reply is not streamed.
+type Part struct {
+	Number int  // from 1
+	Last   bool // nothing follows
+}
+
+// IsZero reports whether the message is no part of a stream.
+func (p Part) IsZero() bool { return p == Part{} }
+
+// String returns the form that the envelope uses: "3", and "7/7" for the last of
+// seven.
+func (p Part) String() string { return string(appendPart(nil, p)) }

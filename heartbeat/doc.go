@@ -1,0 +1,32 @@
+// Package heartbeat implements how the mesh notices that an instance has died:
+// what an instance sends ([Beat], [Sender]), and how a replica of the control
+// plane judges what it does not hear ([Monitor], [Canary]).
+//
+// The laws:
+//
+//   - Silence is judged, never believed at once. A beat counts as missed only
+//     if it could have arrived: the monitor judges while its own canary beat
+//     comes back through the same stream, and after a start, a gap or a blind
+//     spell everybody gets one full timeout.
+//   - A beat proves life, it never gives it back. What is expired or revoked
+//     stays so, whatever it sends; only a new admission ([Monitor.Watch]) under
+//     a higher epoch starts a new watch.
+//   - A beat counts once and forwards only: the sequence rises within a session,
+//     a session that was succeeded is over, an epoch below the watched one is
+//     that of an instance that was cut.
+//   - A clean exit is not death: an instance that says it is leaving has left,
+//     with no alarm and no new epoch.
+//   - The monitor does not panic. If many would expire together it stops,
+//     raises an alarm and lets an operator decide.
+//   - Time is monotonic. A stepped wall clock expires nobody.
+//
+// Every replica watches and none leads: an expiry is a compare-and-set in the
+// registry, so two replicas that come to the same judgement change it once.
+//
+// The package holds no connection. Beats travel as signed envelopes on
+// mesh.beat.<agent>.<instance>; whoever wires it sends and verifies those, tells
+// the monitor of admissions and revocations, and implements [Registry].
+//
+// A [Sender] and a [Monitor] each run goroutines from New until Close, which
+// waits for them. All methods are safe for concurrent use.
+package heartbeat

@@ -1,0 +1,271 @@
+package controlplane
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// admin runs one operation for an agent that holds admin:registry.
+func (p *Plane) admin(ctx context.Context, by agentid.ID, req wire.AdminRequest) (any, error) {
+	if len(req.Reason) > limits.Reason {
+		return nil, denial.New(denial.BadInput, "a reason has at most %d characters", limits.Reason)
+	}
+	switch req.Op {
+	case wire.OpList:
+		return p.list(ctx)
+	case wire.OpStatus:
+		return p.status(ctx)
+	case wire.OpAdd:
+		return p.add(ctx, by, req)
+	case wire.OpEnd:
+		return p.end(ctx, req)
+	}
+	id, inst, err := agentid.ParseTarget(req.Target)
+	if err != nil {
+		return nil, denial.New(denial.BadInput, "%w", err)
+	}
+	result, err := p.operate(ctx, by, id, inst, req)
+	if req.Op != wire.OpShow {
+		p.change(by, id, inst, string(req.Op), req.Reason, err)
+	}
+	return result, err
+}
+
+func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Instance, req wire.AdminRequest) (any, error) {
+	start := time.Now()
+	if id.Reserved() && req.Op != wire.OpShow {
+		return nil, denial.New(denial.ReservedName, "%q belongs to the mesh itself", id)
+	}
+	if !inst.IsZero() && req.Op != wire.OpRevoke {
+		return nil, denial.New(denial.BadInput, "%s works on an agent, not on one instance", req.Op)
+	}
+	switch req.Op {
+	case wire.OpShow:
+		a, err := p.store.Agent(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return p.view(ctx, a)
+	case wire.OpGrant:
+		a, err := p.store.Grant(ctx, id, req.Rights, req.Depth, by.String())
+		if err != nil {
+			return nil, err
+		}
+		return p.view(ctx, a)
+	case wire.OpUngrant:
+		return p.cutAfter(ctx, start, func() (*registry.Agent, error) { return p.store.Ungrant(ctx, id, req.Rights, by.String()) })
+	case wire.OpJoin:
+		return p.join(ctx, id, req.Join, by)
+	case wire.OpSuspend:
+		return p.cutAfter(ctx, start, func() (*registry.Agent, error) { return p.store.Suspend(ctx, id, by.String(), req.Reason) })
+	case wire.OpResume:
+		a, err := p.store.Resume(ctx, id, by.String(), req.Reason)
+		if err != nil {
+			return nil, err
+		}
+		return p.view(ctx, a)
+	case wire.OpRevoke:
+		return p.cutAfter(ctx, start, func() (*registry.Agent, error) {
+			if inst.IsZero() {
+				return p.store.Revoke(ctx, id, by.String(), req.Reason)
+			}
+			if _, err := p.store.RevokeInstance(ctx, id, inst, by.String(), req.Reason); err != nil {
+				return nil, err
+			}
+			return p.store.Agent(ctx, id)
+		})
+	case wire.OpRemove:
+		return p.cutAfter(ctx, start, func() (*registry.Agent, error) { return p.store.Remove(ctx, id, by.String(), req.Reason) })
+	}
+	return nil, denial.New(denial.BadInput, "no operation %q", string(req.Op))
+}
+
+// cutAfter makes a change that takes authority away and returns when its effect
+// was seen.
+func (p *Plane) cutAfter(ctx context.Context, start time.Time, change func() (*registry.Agent, error)) (any, error) {
+	a, err := change()
+	if err != nil {
+		return nil, err
+	}
+	return p.cutResult(ctx, a, start)
+}
+
+func (p *Plane) add(ctx context.Context, by agentid.ID, req wire.AdminRequest) (any, error) {
+	if req.New == nil {
+		return nil, denial.New(denial.BadInput, "add needs an agent")
+	}
+	_, err := p.store.Add(ctx, *req.New, by.String())
+	p.change(by, req.New.Agent, agentid.Instance{}, string(wire.OpAdd), req.Reason, err)
+	if err != nil {
+		return nil, err
+	}
+	if req.New.Replace {
+		if _, err := p.cut(ctx, req.New.Agent); err != nil {
+			return nil, err
+		}
+	}
+	return p.join(ctx, req.New.Agent, req.Join, by)
+}
+
+func (p *Plane) join(ctx context.Context, id agentid.ID, spec *wire.JoinSpec, by agentid.ID) (any, error) {
+	if spec == nil {
+		spec = &wire.JoinSpec{}
+	}
+	secret, expires, err := p.store.NewJoin(ctx, id, spec.TTL, spec.Uses, by.String())
+	if err != nil {
+		return nil, err
+	}
+	token := registry.JoinToken{URL: p.URL(), CA: p.infra.RootHash(), Agent: id, Secret: secret}
+	return wire.AddResult{Schema: wire.JoinSchema, Agent: id, JoinToken: token.Text(), Expires: expires, URL: p.URL()}, nil
+}
+
+// end takes back any delegation, whoever made it.
+func (p *Plane) end(ctx context.Context, req wire.AdminRequest) (any, error) {
+	c, err := p.store.Chain(ctx, req.Chain)
+	if err != nil {
+		return nil, err
+	}
+	hops := c.Hops()
+	if len(hops) < 2 {
+		return nil, denial.New(denial.BadInput, "this is a root token; sealmesh agent ungrant takes its rights back")
+	}
+	return p.endDelegation(ctx, hops[len(hops)-1].By, req.Chain)
+}
+
+func (p *Plane) list(ctx context.Context) (any, error) {
+	agents, err := p.store.Agents(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(agents, func(a, b *registry.Agent) int { return cmp.Compare(a.Agent.String(), b.Agent.String()) })
+	out := wire.AgentList{Schema: wire.AgentsSchema, Agents: []wire.AgentView{}}
+	for _, a := range agents {
+		if a.Agent == agentid.Control {
+			continue
+		}
+		v, err := p.view(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		v.Schema = ""
+		out.Agents = append(out.Agents, v)
+	}
+	return out, nil
+}
+
+// view is one agent as operators see it.
+func (p *Plane) view(ctx context.Context, a *registry.Agent) (wire.AgentView, error) {
+	v := wire.AgentView{
+		Schema: wire.AgentSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Kind: a.AgentKind,
+		Heartbeat: a.Heartbeat, Readmit: a.Readmit,
+		Call: list(a.Rights.Call), Handle: list(a.Rights.Handle), Publish: list(a.Rights.Publish), Subscribe: list(a.Rights.Subscribe),
+		MayDelegate: list(a.Rights.MayDelegate), Labels: a.Labels, Instances: []wire.InstanceView{}, Delegated: []wire.DelegatedView{},
+		Changed: wire.ChangeView{At: time.Unix(a.Changed.At, 0).UTC(), By: a.Changed.By, Reason: a.Changed.Reason},
+	}
+	if v.Labels == nil {
+		v.Labels = map[string]string{}
+	}
+	instances, err := p.store.Instances(ctx, a.Agent)
+	if err != nil {
+		return v, err
+	}
+	sessions, err := p.store.Sessions(ctx, a.Agent)
+	if err != nil {
+		return v, err
+	}
+	for _, i := range instances {
+		iv := wire.InstanceView{Instance: i.Instance, State: i.State, Epoch: i.Epoch}
+		if pass, err := i.Identity(p.store.Ring(), p.clock()); err == nil {
+			iv.NKey = pass.Key
+		}
+		if i.NotAfter > 0 {
+			t := time.Unix(i.NotAfter, 0).UTC()
+			iv.CertificateNotAfter = &t
+		}
+		for _, s := range sessions {
+			if s.Instance == i.Instance {
+				iv.Connections++
+				iv.Server, iv.Host = s.ServerID, s.Host
+			}
+		}
+		if seen, ok := p.monitor.Seen(a.Agent, i.Instance); ok {
+			iv.Client = seen.Client
+			if !seen.LastBeat.IsZero() {
+				t := seen.LastBeat.UTC()
+				iv.LastBeat = &t
+			}
+		}
+		v.Instances = append(v.Instances, iv)
+	}
+	slices.SortFunc(v.Instances, func(a, b wire.InstanceView) int { return cmp.Compare(a.Instance.String(), b.Instance.String()) })
+	held, err := p.store.Held(ctx, a.Agent)
+	if err != nil {
+		return v, err
+	}
+	dir := p.store.Directory(ctx)
+	for _, digest := range held {
+		c, err := p.store.Chain(ctx, digest)
+		if err != nil || c.Check(p.clock(), dir) != nil {
+			continue
+		}
+		hops := c.Hops()
+		v.Delegated = append(v.Delegated, wire.DelegatedView{From: hops[len(hops)-1].By, Scopes: c.Scopes(), Expires: c.Expires().UTC(), Chain: digest})
+	}
+	return v, nil
+}
+
+// list keeps an empty list from becoming null in JSON.
+func list[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}
+
+func (p *Plane) status(ctx context.Context) (any, error) {
+	agents, err := p.store.Agents(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	instances, err := p.store.Instances(ctx, agentid.ID{})
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := p.store.Sessions(ctx, agentid.ID{})
+	if err != nil {
+		return nil, err
+	}
+	s := wire.MeshStatus{
+		Schema: wire.StatusSchema, Time: p.clock().UTC(), Agents: map[registry.Status]int{}, Instances: map[registry.State]int{},
+		Sessions: len(sessions), Denials: p.denials.Load(), Version: version(),
+	}
+	for _, a := range agents {
+		if a.Agent != agentid.Control {
+			s.Agents[a.Status]++
+		}
+		s.Revision = max(s.Revision, a.Revision)
+	}
+	for _, i := range instances {
+		if i.Agent != agentid.Control {
+			s.Instances[i.State]++
+		}
+	}
+	for id := range p.servers.all() {
+		s.Servers = append(s.Servers, id)
+	}
+	slices.Sort(s.Servers)
+	m := p.monitor.Status()
+	s.Monitor = wire.MonitorView{State: m.State, Watched: m.Watched}
+	if m.Held != nil {
+		s.Monitor.Held = m.Held.WouldExpire
+	}
+	return s, nil
+}

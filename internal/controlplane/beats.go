@@ -1,0 +1,221 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/heartbeat"
+	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// startMonitor watches the beats of all instances. They are taken from a plain
+// subscription, not from the stream: an answer of the server that an agent aims
+// at another's beat subject replaces the last beat in the stream, but cannot
+// take a beat away from a subscriber.
+func (p *Plane) startMonitor() error {
+	c := p.cfg.Mesh.Config.Heartbeat
+	var err error
+	p.monitor, err = heartbeat.NewMonitor(heartbeat.Config{
+		Registry: verdicts{p}, Clock: p.clock, Interval: time.Duration(c.Interval), Timeout: time.Duration(c.Timeout),
+		Share: c.MassExpiryShare, Log: p.log,
+		Alarm: func(a heartbeat.Alarm) {
+			p.log.Error().Str("alarm", string(a.Kind)).Int("would_expire", a.WouldExpire).Int("watched", a.Watched).Strs("silent", a.Silent).Msg("heartbeat alarm")
+		},
+	})
+	if err != nil {
+		return err
+	}
+	p.canary = heartbeat.NewCanary(p.monitor)
+	if _, err := p.ctrl.Subscribe(p.space.BeatFilter(), p.onBeat); err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	p.wg.Go(p.watch)
+	p.pulse, err = heartbeat.NewSender(heartbeat.SenderConfig{
+		Agent: agentid.Control, Instance: agentid.InstanceOf(p.speaker.Key.PublicKey()), Epoch: p.epoch.Load().String(),
+		Client: "control", Interval: time.Duration(c.Interval), Send: p.canary.Wrap(p.sendBeat), Log: p.log,
+	})
+	return err
+}
+
+func (p *Plane) sendBeat(_ context.Context, b heartbeat.Beat) error {
+	data, err := b.Encode()
+	if err != nil {
+		return err
+	}
+	msg, _, _, err := p.speaker.Message(p.space.Beat(b.Agent, b.Instance), envelope.Fields{}, nil, data, nil)
+	if err != nil {
+		return err
+	}
+	return p.ctrl.PublishMsg(msg)
+}
+
+// gap tells the monitor that beats may have been missed on this side.
+func (p *Plane) gap() {
+	if p.monitor != nil {
+		p.monitor.Gap()
+	}
+}
+
+func (p *Plane) onBeat(msg *nats.Msg) {
+	received := p.clock()
+	ctx, cancel := context.WithTimeout(p.ctx, admitTimeout)
+	defer cancel()
+	v, err := p.gate.Admit(ctx, envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, gate.Want{Class: subject.Beat})
+	var b heartbeat.Beat
+	if err == nil {
+		b, err = heartbeat.Decode(v.Data())
+	}
+	if err != nil {
+		p.refusedMessage(audit.Beat, "", msg, err)
+		return
+	}
+	f := v.Fields()
+	if f.From == agentid.Control {
+		p.canary.Returned(b)
+		return
+	}
+	if err := p.monitor.Observe(f.From, v.Instance(), b, received); err != nil {
+		p.log.Debug().Err(err).Str("agent", f.From.String()).Msg("beat not counted")
+	}
+}
+
+// watch follows the registry: who has to be watched, who lost authority, and
+// what the ticks have to say.
+func (p *Plane) watch() {
+	for p.ctx.Err() == nil {
+		w := watcher{p: p, agents: map[agentid.ID]*registry.Agent{}, instances: map[string]*registry.Instance{}}
+		err := p.store.Watch(p.ctx, w.event)
+		if p.ctx.Err() != nil {
+			return
+		}
+		p.log.Warn().Err(err).Msg("watching the registry again")
+		select {
+		case <-p.ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+type watcher struct {
+	p         *Plane
+	agents    map[agentid.ID]*registry.Agent
+	instances map[string]*registry.Instance
+}
+
+func (w *watcher) event(e registry.Event) error {
+	switch {
+	case e.Agent != nil:
+		old := w.agents[e.Agent.Agent]
+		w.agents[e.Agent.Agent] = e.Agent
+		w.p.epochs.note(e.Agent, e.Current)
+		shrank := old != nil && (e.Agent.Epoch > old.Epoch || len(e.Agent.Voided) > len(old.Voided))
+		if e.Current && shrank {
+			w.p.wg.Go(func() { w.p.cutAndLog(e.Agent.Agent) })
+		}
+		w.each(e.Agent.Agent, w.observe)
+	case e.Instance != nil:
+		key := registry.InstanceKey(e.Instance.Agent, e.Instance.Instance)
+		old := w.instances[key]
+		w.instances[key] = e.Instance
+		if e.Current && old != nil && e.Instance.Epoch > old.Epoch {
+			w.p.wg.Go(func() { w.p.cutAndLog(e.Instance.Agent) })
+		}
+		w.observe(e.Instance)
+	default:
+		// Everything that was there is known now. What was cut while nobody
+		// watched, or was left half done by a replica that died, is cut here.
+		for id := range w.agents {
+			w.p.wg.Go(func() { w.p.cutAndLog(id) })
+		}
+	}
+	return nil
+}
+
+func (w *watcher) each(id agentid.ID, f func(*registry.Instance)) {
+	for _, i := range w.instances {
+		if i.Agent == id {
+			f(i)
+		}
+	}
+}
+
+// observe puts an instance under the monitor's watch, or takes it from there.
+func (w *watcher) observe(i *registry.Instance) {
+	a := w.agents[i.Agent]
+	if a == nil || i.Agent == agentid.Control {
+		return
+	}
+	if i.State != registry.Online || a.Status != registry.Active {
+		w.p.monitor.Forget(i.Agent, i.Instance)
+		return
+	}
+	policy, err := heartbeat.ParsePolicy(string(a.Heartbeat))
+	if err == nil {
+		err = w.p.monitor.Watch(i.Agent, i.Instance, epochText(a, i), policy)
+	}
+	if err != nil {
+		w.p.log.Debug().Err(err).Str("agent", i.Agent.String()).Msg("instance is not watched")
+	}
+}
+
+// verdicts carries the monitor's judgements to the registry.
+type verdicts struct{ p *Plane }
+
+// Expire implements heartbeat.Registry.
+func (v verdicts) Expire(ctx context.Context, id agentid.ID, inst agentid.Instance, epoch, reason string) error {
+	e, err := envelope.ParseEpoch(epoch)
+	if err != nil {
+		return err
+	}
+	if inst.IsZero() {
+		err = v.p.store.ExpireAgent(ctx, id, e.Agent, reason)
+	} else {
+		err = v.p.store.ExpireInstance(ctx, id, inst, e.Instance, reason)
+	}
+	if err == nil {
+		v.p.change(agentid.Control, id, inst, "expire", reason, nil)
+		v.p.cutAndLog(id)
+	}
+	return err
+}
+
+// Left implements heartbeat.Registry.
+func (v verdicts) Left(ctx context.Context, id agentid.ID, inst agentid.Instance, _ string) error {
+	err := v.p.store.Leave(ctx, id, inst)
+	if err == nil {
+		v.p.change(id, id, inst, "leave", "", nil)
+	}
+	return err
+}
+
+// change logs one change of the control plane.
+func (p *Plane) change(by, id agentid.ID, inst agentid.Instance, what, reason string, err error) {
+	rec := audit.Record{
+		Kind: audit.Change, Verdict: audit.Accepted, Sender: by, Peer: id, Instance: inst, Scope: what, Detail: reason,
+	}
+	if err != nil {
+		rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), err.Error()
+	}
+	audit.Write(&p.log, rec)
+}
+
+func (p *Plane) refusedMessage(kind audit.Kind, scope string, msg *nats.Msg, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	rec := audit.Record{Kind: kind, Verdict: audit.Refused, Reason: denial.Of(err), Detail: denial.Detail(err), Scope: scope, Size: len(msg.Data)}
+	if s, e := p.space.Parse(msg.Subject); e == nil {
+		rec.Sender, rec.Subject = s.Sender, msg.Subject
+	}
+	audit.Write(&p.log, rec)
+}

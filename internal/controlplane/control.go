@@ -1,0 +1,172 @@
+package controlplane
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/internal/wire"
+)
+
+const (
+	admitTimeout = 5 * time.Second
+	workTimeout  = 20 * time.Second
+	controlGroup = "sealmesh-control"
+	// controlWorkers bounds the calls that are worked on at once.
+	controlWorkers = 32
+)
+
+// startControl takes the calls to the reserved agent "control". They pass the
+// same gate as any agent's.
+func (p *Plane) startControl() error {
+	slots := make(chan struct{}, controlWorkers)
+	for _, s := range []struct {
+		class  subject.Class
+		filter string
+	}{
+		{subject.Call, p.space.CallFilter("admin.*")},
+		{subject.Ask, p.space.AskFilter(agentid.Control, ">")},
+	} {
+		_, err := p.ctrl.QueueSubscribe(s.filter, controlGroup, func(msg *nats.Msg) {
+			select {
+			case slots <- struct{}{}:
+			case <-p.ctx.Done():
+				return
+			}
+			p.wg.Go(func() {
+				defer func() { <-slots }()
+				p.serve(s.class, msg)
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("controlplane: %w", err)
+		}
+	}
+	return p.ctrl.Flush()
+}
+
+// serve judges one call and answers it. What the caller wants is not looked at
+// before the gate let it in.
+func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
+	start := p.clock()
+	s, err := p.space.Parse(msg.Subject)
+	if err != nil {
+		p.refusedMessage(audit.Call, "", msg, denial.New(denial.WrongSubject, "not a call"))
+		return
+	}
+	scope, err := capability.CallScope(s.Dotted)
+	if err == nil && scope.Verb() != "self" && scope.String() != wire.AdminScope {
+		err = denial.New(denial.NotFound, "the control plane does not handle %q", scope)
+	}
+	if err != nil {
+		p.refusedMessage(audit.Call, "", msg, err)
+		return
+	}
+	want := gate.Want{Class: class, Dotted: s.Dotted, Scope: scope}
+	if scope.Verb() == "self" {
+		want.Scope = capability.Scope{} // being an active agent is the right
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, workTimeout)
+	defer cancel()
+	v, err := p.gate.Admit(ctx, envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, want)
+	if err != nil {
+		p.refusedMessage(audit.Call, scope.String(), msg, err)
+		if v != nil && denial.Of(err) != denial.Replayed {
+			p.answer(v, nil, err)
+		}
+		return
+	}
+	result, err := p.work(ctx, scope, v)
+	p.answer(v, result, err)
+	f := v.Fields()
+	rec := audit.Record{
+		Kind: audit.Call, Verdict: audit.Accepted, Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent,
+		Sender: f.From, Instance: v.Instance(), Peer: agentid.Control, Scope: scope.String(), Subject: msg.Subject,
+		Chain: f.Token, Size: len(msg.Data), Duration: p.clock().Sub(start),
+	}
+	if err != nil {
+		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Of(err), err.Error()
+	}
+	audit.Write(&p.log, rec)
+}
+
+func (p *Plane) work(ctx context.Context, scope capability.Scope, v *envelope.Verified) (result any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.log.Error().Str("scope", scope.String()).Bytes("stack", debug.Stack()).Msg("control plane panicked")
+			err = denial.Internal
+		}
+	}()
+	if scope.Verb() == "self" {
+		return p.self(ctx, scope.String(), v)
+	}
+	var req wire.AdminRequest
+	if err := decode(v.Data(), &req); err != nil {
+		return nil, err
+	}
+	return p.admin(ctx, v.From(), req)
+}
+
+// decode reads a request strictly.
+func decode(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		if r := denial.Of(err); r != "" {
+			return err
+		}
+		return denial.New(denial.BadInput, "request does not parse: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if d.More() {
+		return denial.New(denial.BadInput, "something follows the request")
+	}
+	return nil
+}
+
+// answer sends the signed reply. A refusal tells its reason; the detail goes to
+// admins, who may know it, and to those who asked about themselves.
+func (p *Plane) answer(v *envelope.Verified, result any, err error) {
+	a := gate.Answer{ContentType: "application/json"}
+	if err != nil {
+		reason := denial.Of(err)
+		switch {
+		case reason != "":
+			a.Err = "denied"
+			result = wire.Failure{Reason: reason, Detail: denial.Detail(err), Hint: denial.Hint(reason)}
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders):
+			a.Err = "unavailable"
+		default:
+			a.Err = "internal"
+		}
+		p.log.Debug().Err(err).Msg("operation refused")
+	}
+	if result != nil {
+		data, err := json.Marshal(result)
+		if err != nil {
+			p.log.Error().Err(err).Msg("answer does not encode")
+			a.Err = "internal"
+		}
+		a.Data = data
+	}
+	msg, err := p.speaker.Reply(v, a)
+	if err == nil {
+		err = p.ctrl.PublishMsg(msg)
+	}
+	if err != nil {
+		p.log.Warn().Err(err).Msg("answer could not be sent")
+	}
+}

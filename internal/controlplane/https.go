@@ -1,0 +1,296 @@
+package controlplane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"crypto/tls"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/jws"
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/pki"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// endpoint is the HTTPS server for those that have no connection: to enrol, and
+// to learn why one was refused. It asks for no client certificate, every request
+// is signed.
+type endpoint struct {
+	server *http.Server
+	url    string
+	done   chan struct{}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return ""
+}
+
+func (p *Plane) listen() (*endpoint, error) {
+	c := p.cfg.Mesh.Config.Control
+	l, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("controlplane: %w", err)
+	}
+	e := &endpoint{url: c.URL, done: make(chan struct{})}
+	// With port 0 the address is known only now.
+	if u, err := url.Parse(c.URL); err == nil && (u.Port() == "0" || c.URL == "") {
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			return nil, fmt.Errorf("controlplane: %w", err)
+		}
+		host := u.Hostname()
+		if host == "" {
+			host = "127.0.0.1"
+		}
+		e.url = "https://" + net.JoinHostPort(host, port)
+	}
+	limit := newLimiter()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+wire.PathSelf, limit.wrap(p.handle(p.serveSelf)))
+	mux.HandleFunc("POST "+wire.PathEnroll, limit.wrap(p.handle(p.serveEnroll)))
+	mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
+		if !p.ctrl.IsConnected() || !p.sys.IsConnected() {
+			http.Error(w, "nats-server cannot be reached", http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "ok\n") //nolint:errcheck // the client may be gone
+	})
+	e.server = &http.Server{
+		Handler: mux, TLSConfig: p.source.ServerTLS(),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: stdlog.New(io.Discard, "", 0), // handshake failures of strangers
+	}
+	go func() {
+		defer close(e.done)
+		if err := e.server.Serve(tls.NewListener(l, e.server.TLSConfig)); !errors.Is(err, http.ErrServerClosed) {
+			p.log.Error().Err(err).Msg("HTTPS endpoint ended")
+		}
+	}()
+	return e, nil
+}
+
+func (e *endpoint) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if e.server.Shutdown(ctx) != nil {
+		e.server.Close() //nolint:errcheck // nothing is left to do
+	}
+	<-e.done
+}
+
+// handle reads a bounded body, and writes the answer or the refusal as JSON.
+func (p *Plane) handle(f func(ctx context.Context, host string, body []byte) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limits.HTTPBody))
+		if err != nil {
+			p.reply(w, http.StatusRequestEntityTooLarge, wire.Failure{Reason: denial.TooLarge})
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), workTimeout)
+		defer cancel()
+		host, _, _ := strings.Cut(r.RemoteAddr, "%")
+		if h, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+			host = h
+		}
+		result, err := f(ctx, host, body)
+		if err == nil {
+			p.reply(w, http.StatusOK, result)
+			return
+		}
+		reason := denial.Of(err)
+		if reason == "" {
+			p.log.Error().Err(err).Str("path", r.URL.Path).Msg("request failed")
+			p.reply(w, http.StatusServiceUnavailable, wire.Failure{Reason: denial.Internal})
+			return
+		}
+		p.log.Warn().Str("path", r.URL.Path).Str("host", host).Str("reason", string(reason)).Str("detail", denial.Detail(err)).Msg("request refused")
+		p.reply(w, http.StatusForbidden, wire.Failure{Reason: reason, Detail: denial.Detail(err), Hint: denial.Hint(reason)})
+	}
+}
+
+func (p *Plane) reply(w http.ResponseWriter, code int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		p.log.Error().Err(err).Msg("answer does not encode")
+		code = http.StatusInternalServerError
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	w.Write(b) //nolint:errcheck // the client may be gone
+}
+
+// serveSelf tells the holder of a key what the mesh thinks of it, and nobody
+// else anything: whoever cannot sign with the key, or whose key is unknown,
+// learns the same.
+func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, error) {
+	var c wire.SelfClaims
+	u, err := jws.Decode(string(body), wire.KindSelf, &c)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.Verify(); err != nil {
+		return nil, err
+	}
+	if err := p.checkProof(c.IssuedAt); err != nil {
+		return nil, err
+	}
+	unknown := denial.New(denial.UnlistedKey, "key is not an instance of this agent")
+	if c.Audience != p.cfg.Mesh.Config.TrustDomain || c.Agent.IsZero() {
+		return nil, unknown
+	}
+	inst := agentid.InstanceOf(c.Issuer)
+	i, err := p.store.Instance(ctx, c.Agent, inst)
+	if err != nil {
+		if denial.Of(err) == "" {
+			return nil, err
+		}
+		return nil, unknown
+	}
+	pass, err := i.Identity(p.store.Ring(), p.clock())
+	if err != nil {
+		return nil, err
+	}
+	if pass.Key != c.Issuer {
+		return nil, unknown
+	}
+	a, err := p.store.Agent(ctx, c.Agent)
+	if err != nil {
+		return nil, err
+	}
+	s := wire.SelfStatus{
+		Schema: wire.SelfSchema, Agent: c.Agent, Instance: inst, Status: string(a.Status), State: string(i.State),
+		Epoch: envelope.Epoch{Agent: a.Epoch, Instance: i.Epoch}.String(),
+	}
+	d, denied := p.callout.LastDenial(c.Issuer)
+	if denied && d.Proved {
+		s.Denial = d.ID
+	}
+	switch {
+	case a.Status.Standing() != nil && !(a.Status == registry.Expired && a.Readmit == registry.ReadmitAttestation):
+		s.Reason = denial.Of(a.Status.Standing())
+	case i.State.Standing() != nil && i.State != registry.InstanceExpired:
+		s.Reason = denial.Of(i.State.Standing())
+	case denied && d.Proved:
+		s.Reason = d.Reason
+	}
+	s.Hint = denial.Hint(s.Reason)
+	return s, nil
+}
+
+func (p *Plane) checkProof(issued int64) error {
+	age := p.clock().Sub(time.Unix(issued, 0))
+	if age > wire.ProofAge || -age > wire.ProofAge {
+		return denial.New(denial.Stale, "signed %s ago; check this host's clock", age.Truncate(time.Second))
+	}
+	return nil
+}
+
+// serveEnroll admits a new instance by a join token.
+func (p *Plane) serveEnroll(ctx context.Context, host string, body []byte) (any, error) {
+	var req wire.EnrollRequest
+	if err := decode(body, &req); err != nil {
+		return nil, err
+	}
+	var c wire.EnrollClaims
+	u, err := jws.Decode(req.Proof, wire.KindEnroll, &c)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.Verify(); err != nil {
+		return nil, err
+	}
+	if err := p.checkProof(c.IssuedAt); err != nil {
+		return nil, err
+	}
+	if c.Join != registry.JoinHash(req.Secret) || c.CSR != jws.Digest(req.CSR) {
+		return nil, denial.New(denial.BadInput, "proof is for another join token or certificate request")
+	}
+	csr, err := pki.ParseCSR([]byte(req.CSR))
+	if err != nil {
+		return nil, err
+	}
+	// Checked before the join token is used: a bad request costs no use.
+	if err := pki.CheckCSR(csr, c.Agent, p.cfg.Mesh.Config.TrustDomain); err != nil {
+		return nil, err
+	}
+	_, i, err := p.store.Enrol(ctx, registry.Enrolment{Hash: c.Join, Agent: c.Agent, Key: c.Issuer, Curve: c.Curve, Host: host})
+	if err != nil {
+		p.change(c.Agent, c.Agent, agentid.InstanceOf(c.Issuer), "enrol", "", err)
+		return nil, err
+	}
+	chain, err := p.issuer.SignAgent(ctx, csr, c.Agent, time.Duration(p.cfg.Mesh.Config.Certificate.TTL), p.clock())
+	if err != nil {
+		return nil, err
+	}
+	if err := p.recordCertificate(ctx, c.Agent, i.Instance, chain); err != nil {
+		return nil, err
+	}
+	p.change(c.Agent, c.Agent, i.Instance, "enrol", "", nil)
+	mesh := p.cfg.Mesh
+	return wire.EnrollResponse{
+		Schema: wire.EnrollSchema, Agent: c.Agent, TrustDomain: mesh.Config.TrustDomain, Prefix: mesh.Config.Prefix,
+		NATS: mesh.Config.NATS.URLs, Roots: mesh.Roots(), SigningKeys: p.store.Ring().Certificates(),
+		Passport: i.Passport, Certificate: string(chain), CA: string(p.infra.Roots()),
+	}, nil
+}
+
+// limiter bounds the requests of one source address.
+type limiter struct {
+	mu      sync.Mutex
+	sources map[string]*rate.Limiter
+}
+
+const (
+	sourceRate  = 20 // requests a second
+	sourceBurst = 60
+	sourcesMost = 4096
+)
+
+func newLimiter() *limiter { return &limiter{sources: map[string]*rate.Limiter{}} }
+
+func (l *limiter) wrap(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			host = r.RemoteAddr
+		}
+		l.mu.Lock()
+		s := l.sources[host]
+		if s == nil {
+			if len(l.sources) >= sourcesMost {
+				clear(l.sources)
+			}
+			s = rate.NewLimiter(sourceRate, sourceBurst)
+			l.sources[host] = s
+		}
+		ok := s.Allow()
+		l.mu.Unlock()
+		if !ok {
+			http.Error(w, `{"reason":"`+string(denial.RateLimited)+`"}`, http.StatusTooManyRequests)
+			return
+		}
+		next(w, r)
+	}
+}

@@ -1,0 +1,392 @@
+package controlplane
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+	"github.com/rs/zerolog"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
+	"github.com/sealmesh/sealmesh/authcallout"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/heartbeat"
+	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/meshdir"
+	"github.com/sealmesh/sealmesh/internal/natsconf"
+	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/pki"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// connectWait bounds one attempt to connect to nats-server.
+const connectWait = 5 * time.Second
+
+// Config is what a control plane needs.
+type Config struct {
+	Mesh *meshdir.Mesh
+	Log  zerolog.Logger
+}
+
+// Plane is a running control plane.
+type Plane struct {
+	cfg     Config
+	log     zerolog.Logger
+	clock   func() time.Time
+	space   subject.Space
+	ctrl    *nats.Conn
+	sys     *nats.Conn
+	store   *registry.Store
+	issuer  pki.Issuer
+	roots   *x509.CertPool // the agent CA's
+	infra   *pki.CA
+	source  *pki.Source
+	gate    *gate.Gate
+	speaker *gate.Speaker
+	epoch   atomic.Pointer[envelope.Epoch]
+	callout *authcallout.Service
+	monitor *heartbeat.Monitor
+	canary  *heartbeat.Canary
+	pulse   *heartbeat.Sender
+	https   *endpoint
+	epochs  epochs  // of the ticks
+	servers servers // known nats-servers
+	denials atomic.Uint64
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	close  sync.Once
+}
+
+// Start brings the control plane up against the nats-server of the mesh
+// directory. It waits for that server until ctx ends.
+func Start(ctx context.Context, cfg Config) (*Plane, error) {
+	p := &Plane{cfg: cfg, log: cfg.Log, clock: time.Now}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	if err := p.start(ctx); err != nil {
+		p.shutdown()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Plane) start(ctx context.Context) error {
+	mesh := p.cfg.Mesh
+	var err error
+	if p.space, err = subject.New(mesh.Config.Prefix); err != nil {
+		return err
+	}
+	if err := p.loadTrust(); err != nil {
+		return err
+	}
+	service, err := mesh.ServiceKey()
+	if err != nil {
+		return err
+	}
+	system, err := mesh.SystemKey()
+	if err != nil {
+		return err
+	}
+	if p.ctrl, err = p.connect(ctx, service, nats.Name("sealmesh control plane")); err != nil {
+		return err
+	}
+	if p.sys, err = p.connect(ctx, system, nats.Name("sealmesh control plane (system)"), nats.CustomInboxPrefix(natsconf.SystemInbox)); err != nil {
+		return err
+	}
+	if err := p.openStore(ctx, service); err != nil {
+		return err
+	}
+	if err := p.startGate(ctx, service); err != nil {
+		return err
+	}
+	if err := p.startMonitor(); err != nil {
+		return err
+	}
+	if err := p.startSystem(ctx); err != nil {
+		return err
+	}
+	if err := p.startCallout(); err != nil {
+		return err
+	}
+	if err := p.startControl(); err != nil {
+		return err
+	}
+	p.wg.Go(p.sweep)
+	if p.https, err = p.listen(); err != nil {
+		return err
+	}
+	p.log.Info().Str("url", p.URL()).Msg("control plane is up")
+	return nil
+}
+
+func (p *Plane) loadTrust() error {
+	mesh := p.cfg.Mesh
+	agentCA, err := mesh.AgentCA()
+	if err != nil {
+		return err
+	}
+	p.issuer = agentCA
+	if p.roots, err = pki.ParsePool(agentCA.Roots()); err != nil {
+		return err
+	}
+	if p.infra, err = mesh.InfraCA(); err != nil {
+		return err
+	}
+	p.source, err = mesh.ControlSource()
+	return err
+}
+
+// connect opens a connection as one of the two configured users, trying until
+// ctx ends.
+func (p *Plane) connect(ctx context.Context, key nkeys.KeyPair, opts ...nats.Option) (*nats.Conn, error) {
+	pub, err := key.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("controlplane: %w", err)
+	}
+	urls := p.cfg.Mesh.Config.NATS.URLs
+	host := ""
+	if u, err := url.Parse(urls[0]); err == nil {
+		host = u.Hostname()
+	}
+	o := nats.GetDefaultOptions()
+	o.Servers = urls
+	for _, opt := range append([]nats.Option{
+		nats.Nkey(pub, key.Sign), nats.Secure(p.source.ClientTLS(host)), nats.Timeout(connectWait),
+		nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond), nats.IgnoreAuthErrorAbort(),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			p.log.Warn().Err(err).Msg("connection error")
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if p.ctx.Err() == nil {
+				p.log.Warn().AnErr("cause", err).Msg("lost nats-server")
+				p.gap()
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { p.log.Info().Msg("nats-server is back") }),
+	}, opts...) {
+		if err := opt(&o); err != nil {
+			return nil, fmt.Errorf("controlplane: %w", err)
+		}
+	}
+	for {
+		nc, err := o.Connect()
+		if err == nil {
+			return nc, nil
+		}
+		p.log.Debug().Err(err).Strs("urls", urls).Msg("nats-server is not there yet")
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("controlplane: connecting to %s: %w", urls[0], err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (p *Plane) openStore(ctx context.Context, service nkeys.KeyPair) error {
+	mesh := p.cfg.Mesh
+	ring, err := mesh.Ring()
+	if err != nil {
+		return err
+	}
+	records, err := mesh.RecordsKey()
+	if err != nil {
+		return err
+	}
+	tokens, err := mesh.TokensKey()
+	if err != nil {
+		return err
+	}
+	if p.store, err = registry.Open(ctx, registry.Config{
+		Conn: p.ctrl, Space: p.space, Ring: ring, Records: records, Tokens: tokens, Clock: p.clock, Log: p.log,
+		TokenTTL: time.Duration(mesh.Config.Token.TTL), Replicas: mesh.Config.Replicas,
+	}); err != nil {
+		return err
+	}
+	since, err := p.openStreams(ctx)
+	if err != nil {
+		return err
+	}
+	xkey, err := mesh.XKey()
+	if err != nil {
+		return err
+	}
+	curve, err := xkey.PublicKey()
+	if err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	key, err := service.PublicKey()
+	if err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	founders, err := mesh.Founders()
+	if err != nil {
+		return err
+	}
+	if err := p.store.Found(ctx, key, curve, founders); err != nil {
+		return err
+	}
+	return p.store.Tick(ctx, 0, since, nil)
+}
+
+// openStreams creates the replay store and the stream of beats. It returns the
+// time from which replays can be told apart, where that changed: a replay store
+// that was just made remembers nothing of before.
+func (p *Plane) openStreams(ctx context.Context) (time.Time, error) {
+	mesh, err := jetstream.NewWithAPIPrefix(p.ctrl, natsconf.MeshAPI)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("controlplane: %w", err)
+	}
+	var since time.Time
+	replay := natsconf.Replay(limits.Window, p.cfg.Mesh.Config.Replicas)
+	_, err = mesh.Stream(ctx, replay.Name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		if _, err := mesh.CreateStream(ctx, replay); err != nil {
+			return time.Time{}, fmt.Errorf("controlplane: replay store: %w", err)
+		}
+		since = p.clock()
+	case err != nil:
+		return time.Time{}, fmt.Errorf("controlplane: replay store: %w", err)
+	}
+	js, err := jetstream.New(p.ctrl)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("controlplane: %w", err)
+	}
+	if _, err := js.CreateOrUpdateStream(ctx, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
+		return time.Time{}, fmt.Errorf("controlplane: stream of beats: %w", err)
+	}
+	return since, nil
+}
+
+// startGate makes the door for calls to the control plane and its voice.
+func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
+	seed, err := service.Seed()
+	if err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	key, err := envelope.NewKey(seed)
+	clear(seed)
+	if err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	conn := func() *nats.Conn { return p.ctrl }
+	reader := &gate.NATSReader{Conn: conn, Leader: gate.ControlLeader}
+	peers, err := gate.NewPeers(gate.PeersConfig{
+		Roots: p.cfg.Mesh.Roots(), Ring: p.store.Ring(), Reader: reader, Clock: p.clock, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	prefix := p.space.FeedAgents() + "."
+	if _, err := p.ctrl.Subscribe(p.space.FeedAgents()+".>", func(m *nats.Msg) {
+		peers.Observe(m.Subject[len(prefix):], string(m.Data))
+	}); err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	if err := p.ctrl.FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	if err := peers.Start(ctx); err != nil {
+		return err
+	}
+	self, err := peers.Refresh(ctx, agentid.Control, key.PublicKey())
+	if err != nil {
+		return fmt.Errorf("controlplane: own record: %w", err)
+	}
+	e := self.Epoch()
+	p.epoch.Store(&e)
+	seen, err := envelope.NewMemory(envelope.MemoryConfig{Window: envelope.DefaultWindow(), Since: p.clock().Add(-limits.RestartSlack)})
+	if err != nil {
+		return err
+	}
+	td := p.cfg.Mesh.Config.TrustDomain
+	p.gate, err = gate.New(gate.Config{
+		Self: agentid.Control, TrustDomain: td, Space: p.space, Peers: peers, Reader: reader,
+		Burner: &gate.NATSBurner{Conn: conn}, Seen: seen, Window: envelope.DefaultWindow(), Clock: p.clock,
+	})
+	if err != nil {
+		return err
+	}
+	p.speaker = &gate.Speaker{
+		Self: agentid.Control, Key: key, TrustDomain: td, Space: p.space, Clock: p.clock,
+		Epoch: func() envelope.Epoch { return *p.epoch.Load() },
+	}
+	return nil
+}
+
+func (p *Plane) startCallout() error {
+	mesh := p.cfg.Mesh
+	issuer, err := mesh.IssuerKey()
+	if err != nil {
+		return err
+	}
+	xkey, err := mesh.XKey()
+	if err != nil {
+		return err
+	}
+	p.callout, err = authcallout.Start(authcallout.Config{
+		Conn: p.ctrl, Issuer: issuer, XKey: xkey, Account: natsconf.Mesh, Space: p.space,
+		TrustDomain: mesh.Config.TrustDomain, Roots: func() *x509.CertPool { return p.roots },
+		Registry: &admitter{p}, Clock: p.clock, SessionTTL: time.Duration(mesh.Config.Session.TTL),
+		Log: p.log, Audit: p.auditDecision,
+	})
+	return err
+}
+
+func (p *Plane) auditDecision(d authcallout.Decision) {
+	if !d.Admitted() {
+		p.denials.Add(1 + d.Suppressed)
+	}
+	rec := audit.Record{
+		Kind: audit.Connect, Verdict: audit.Accepted, Reason: d.Reason, Detail: d.Detail, Denial: d.ID,
+		Sender: d.Agent, Instance: d.Instance, Duration: d.Took,
+	}
+	if !d.Admitted() {
+		rec.Verdict = audit.Refused
+	}
+	audit.Write(&p.log, rec)
+}
+
+// URL is where the HTTPS endpoint listens, as agents are told to reach it.
+func (p *Plane) URL() string { return p.https.url }
+
+// Close ends the control plane; connected agents stay connected.
+func (p *Plane) Close() error {
+	p.close.Do(p.shutdown)
+	return nil
+}
+
+func (p *Plane) shutdown() {
+	if p.https != nil {
+		p.https.close()
+	}
+	if p.callout != nil {
+		if err := p.callout.Close(); err != nil {
+			p.log.Warn().Err(err).Msg("closing the callout")
+		}
+	}
+	p.cancel()
+	if p.pulse != nil {
+		p.pulse.Close()
+	}
+	if p.monitor != nil {
+		p.monitor.Close()
+	}
+	p.wg.Wait()
+	for _, nc := range []*nats.Conn{p.ctrl, p.sys} {
+		if nc != nil {
+			nc.Close()
+		}
+	}
+}

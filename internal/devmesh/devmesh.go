@@ -1,0 +1,226 @@
+// Package devmesh runs a whole mesh in one process, in a directory of its own:
+// an embedded nats-server with TLS and JetStream on disk, the control plane, and
+// an operator. The demo, the tests and meshtest stand on it. Everything in it is
+// real; only the addresses are picked by the operating system.
+package devmesh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/controlplane"
+	"github.com/sealmesh/sealmesh/internal/enrol"
+	"github.com/sealmesh/sealmesh/internal/meshdir"
+	"github.com/sealmesh/sealmesh/internal/natsserver"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/meshclient"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// Options say how the mesh differs from the defaults.
+type Options struct {
+	Log       zerolog.Logger // of server and control plane
+	ClientLog zerolog.Logger // of the agents that Connect makes
+	Heartbeat time.Duration  // interval; the time-out is three of them
+	Session   time.Duration
+	// Configure may change anything else before the mesh starts.
+	Configure func(*meshdir.InitOptions)
+}
+
+// Mesh is a running mesh.
+type Mesh struct {
+	Dir    *meshdir.Mesh
+	Server *natsserver.Server
+	Plane  *controlplane.Plane
+	opts   Options
+	listen string
+
+	mu    sync.Mutex
+	admin *meshclient.Mesh
+	hosts int
+}
+
+// Start makes a mesh in an empty directory and starts it.
+func Start(ctx context.Context, dir string, o Options) (*Mesh, error) {
+	init := meshdir.InitOptions{NATSListen: "127.0.0.1:0", ControlListen: "127.0.0.1:0"}
+	if o.Heartbeat > 0 {
+		init.Heartbeat.Interval, init.Heartbeat.Timeout = o.Heartbeat, 3*o.Heartbeat
+	}
+	if o.Session > 0 {
+		init.Session.TTL = o.Session
+	}
+	if o.Configure != nil {
+		o.Configure(&init)
+	}
+	d, err := meshdir.Init(dir, init)
+	if err != nil {
+		return nil, err
+	}
+	m := &Mesh{Dir: d, opts: o, listen: "127.0.0.1:-1"}
+	if err := m.Up(ctx); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Up starts server and control plane, at the addresses of before if there were
+// any.
+func (m *Mesh) Up(ctx context.Context) error {
+	if err := m.UpServer(ctx); err != nil {
+		return err
+	}
+	return m.UpPlane(ctx)
+}
+
+// UpServer starts the nats-server alone.
+func (m *Mesh) UpServer(ctx context.Context) error {
+	srv, err := natsserver.Start(ctx, natsserver.Config{File: m.Dir.ServerConf(), Listen: m.listen, Log: m.opts.Log})
+	if err != nil {
+		return err
+	}
+	if err := srv.Ready(ctx); err != nil {
+		srv.Close()
+		return err
+	}
+	m.Server = srv
+	m.listen = srv.URL()[len("tls://"):]
+	m.Dir.Config.NATS.URLs = []string{srv.URL()}
+	return nil
+}
+
+// UpPlane starts the control plane alone.
+func (m *Mesh) UpPlane(ctx context.Context) error {
+	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: m.Dir, Log: m.opts.Log})
+	if err != nil {
+		m.Server.Close()
+		return err
+	}
+	m.Plane = p
+	m.Dir.Config.Control.URL = p.URL()
+	m.Dir.Config.Control.Listen = p.URL()[len("https://"):]
+	return m.readdress("admin")
+}
+
+// readdress tells an agent's directory where the mesh listens.
+func (m *Mesh) readdress(agent string) error {
+	path := m.AgentDir(agent)
+	d, err := agentdir.Open(path)
+	if err != nil {
+		return err
+	}
+	d.Info.NATS, d.Info.Control = m.Dir.Config.NATS.URLs, m.Dir.Config.Control.URL
+	return agentdir.Write(path, d.Info)
+}
+
+// AgentDir is where an agent's first instance lives.
+func (m *Mesh) AgentDir(agent string) string { return filepath.Join(m.Dir.Dir, "agents", agent) }
+
+// DownPlane stops the control plane alone.
+func (m *Mesh) DownPlane() error { return m.Plane.Close() }
+
+// Close stops everything that Start and Up started.
+func (m *Mesh) Close() error {
+	m.mu.Lock()
+	admin := m.admin
+	m.admin = nil
+	m.mu.Unlock()
+	if admin != nil {
+		if err := admin.Close(); err != nil {
+			return err
+		}
+	}
+	err := m.Plane.Close()
+	m.Server.Close()
+	return err
+}
+
+// Admin returns the operator's connection.
+func (m *Mesh) Admin(ctx context.Context) (*meshclient.Mesh, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.admin == nil {
+		a, err := m.Connect(ctx, m.AgentDir("admin"))
+		if err != nil {
+			return nil, err
+		}
+		m.admin = a
+	}
+	return m.admin, nil
+}
+
+// Connect connects as the instance that lives in a directory.
+func (m *Mesh) Connect(ctx context.Context, dir string, opts ...meshclient.Option) (*meshclient.Mesh, error) {
+	return meshclient.Connect(ctx, append([]meshclient.Option{meshclient.As(dir), meshclient.Log(m.opts.ClientLog)}, opts...)...)
+}
+
+// Operate runs one admin operation and decodes its answer into out, which may be
+// nil.
+func (m *Mesh) Operate(ctx context.Context, req wire.AdminRequest, out any) error {
+	admin, err := m.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	reply, err := admin.Call(ctx, wire.AdminScope, body)
+	if err != nil {
+		return err
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(reply.Data, out)
+}
+
+// Add registers an agent and enrols its first instance in AgentDir.
+func (m *Mesh) Add(ctx context.Context, n registry.NewAgent) (dir string, err error) {
+	var added wire.AddResult
+	if err := m.Operate(ctx, wire.AdminRequest{Op: wire.OpAdd, New: &n}, &added); err != nil {
+		return "", err
+	}
+	dir = m.AgentDir(n.Agent.String())
+	return dir, m.enrol(ctx, added.JoinToken, dir)
+}
+
+// Instance enrols one more instance of an agent and returns its directory.
+func (m *Mesh) Instance(ctx context.Context, agent agentid.ID) (dir string, err error) {
+	var joined wire.AddResult
+	if err := m.Operate(ctx, wire.AdminRequest{Op: wire.OpJoin, Target: agent.String()}, &joined); err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	m.hosts++
+	host := m.hosts
+	m.mu.Unlock()
+	dir = filepath.Join(m.Dir.Dir, "hosts", strconv.Itoa(host), agent.String())
+	return dir, m.enrol(ctx, joined.JoinToken, dir)
+}
+
+func (m *Mesh) enrol(ctx context.Context, text, dir string) error {
+	token, err := registry.ParseJoinToken(text)
+	if err != nil {
+		return err
+	}
+	if _, err := enrol.Enrol(ctx, token, dir); err != nil {
+		return fmt.Errorf("devmesh: enrolling %s: %w", token.Agent, err)
+	}
+	return nil
+}
+
+// Cut suspends, resumes, revokes or ungrants.
+func (m *Mesh) Cut(ctx context.Context, op wire.Op, target, reason string) (wire.CutResult, error) {
+	var r wire.CutResult
+	err := m.Operate(ctx, wire.AdminRequest{Op: op, Target: target, Reason: reason}, &r)
+	return r, err
+}

@@ -1,0 +1,17 @@
+// Package gate implements the one door through which every message of the mesh
+// comes in, at agents and at the control plane alike.
+//
+// A [Gate] takes what the broker delivered and either returns a verified
+// message or the reason why not. The order is the one of docs/spec/envelope.md,
+// cheap first: limits and syntax, version, subject and sender, freshness, the
+// sender's standing and epoch, a look at the nonces seen, the signature, the
+// authority, and only then the nonce is used up, here and in the shared store,
+// so that junk cannot burn a nonce that somebody else is about to send.
+//
+// [Peers] is what a gate knows of others. It believes signed records alone:
+// subjects, headers and markers are hints. It hears of changes by the feed and
+// reads a record from the stream's leader before it first relies on it and
+// whenever the feed is in doubt. When nothing was heard from the control plane
+// for longer than a grace, and a record cannot be read afresh, its agent is
+// refused.
+package gate

@@ -1,0 +1,95 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// ReplayBucket is the shared store of used nonces, in the agents' account.
+const ReplayBucket = "MESH_REPLAY"
+
+// readTimeout bounds one read of the registry, so that a receiver that cannot
+// reach it refuses in time for the sender to hear of it.
+const readTimeout = 2 * time.Second
+
+// Reader reads registry documents as raw text; it promises nothing about them.
+// A missing one is denial.NotFound.
+type Reader interface {
+	Record(ctx context.Context, key string) (string, error)
+	Chain(ctx context.Context, digest string) (string, error)
+}
+
+// NATSReader reads over a connection that may change while it is used.
+type NATSReader struct {
+	Conn   func() *nats.Conn
+	Leader func(bucket string) string // request subject of a leader read
+}
+
+// AgentLeader gives the leader reads that the agents' account is offered.
+func AgentLeader(space subject.Space) func(string) string { return space.LeaderRead }
+
+// ControlLeader gives the leader reads of the account that owns the buckets.
+func ControlLeader(bucket string) string {
+	return "$JS.API.STREAM.MSG.GET." + subject.KVStream(bucket)
+}
+
+// Record reads a record from the leader.
+func (r *NATSReader) Record(ctx context.Context, key string) (string, error) {
+	return r.read(ctx, registry.AgentsBucket, key)
+}
+
+// Chain reads a chain. Chains are immutable, but one that was stored a moment
+// ago may not have reached every replica, so the leader is asked as well.
+func (r *NATSReader) Chain(ctx context.Context, digest string) (string, error) {
+	return r.read(ctx, registry.ChainsBucket, digest)
+}
+
+func (r *NATSReader) read(ctx context.Context, bucket, key string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	m, err := r.Conn().RequestWithContext(ctx, r.Leader(bucket), registry.LeaderReadBody(bucket, key))
+	if err != nil {
+		return "", denial.New(denial.RegistryUnavailable, "reading %s: %w", key, err)
+	}
+	text, err := registry.ParseLeaderRead(m.Data)
+	if err != nil && !errors.Is(err, denial.NotFound) {
+		return "", denial.New(denial.RegistryUnavailable, "reading %s: %w", key, err)
+	}
+	return text, err
+}
+
+// Burner uses up a nonce in the shared store.
+type Burner interface {
+	// Burn returns nil if this was the first use, denial.Replayed if it was
+	// not, and denial.ReplayUnavailable if that could not be decided.
+	Burn(ctx context.Context, dotted string, sender agentid.ID, nonce string) error
+}
+
+// NATSBurner burns nonces in the bucket MESH_REPLAY, where the first write
+// wins. The write is empty and has no header at all: with a Nats-Msg-Id the
+// server would answer a replay with success.
+type NATSBurner struct {
+	Conn func() *nats.Conn
+}
+
+// Burn implements Burner. It never repeats a write whose answer got lost: the
+// second try would meet the first one's record, and taking that for a replay or
+// for one's own write are both guesses.
+func (b *NATSBurner) Burn(ctx context.Context, dotted string, sender agentid.ID, nonce string) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	subj := subject.KV(ReplayBucket, subject.ReplayKey(dotted, sender, nonce))
+	m, err := b.Conn().RequestWithContext(ctx, subj, nil)
+	if err != nil {
+		return denial.New(denial.ReplayUnavailable, "shared replay store: %w", err)
+	}
+	return parseBurn(m.Data)
+}

@@ -1,0 +1,197 @@
+package meshdir
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/pki"
+)
+
+// The defaults of the settings that have one.
+const (
+	DefaultTrustDomain     = "mesh.local"
+	DefaultNATSListen      = "127.0.0.1:4222"
+	DefaultStore           = "nats/jetstream"
+	DefaultServerName      = "nats-1"
+	DefaultControlListen   = "127.0.0.1:4223"
+	DefaultInterval        = 30 * time.Second
+	DefaultTimeout         = 90 * time.Second
+	DefaultMassExpiryShare = 0.3
+	DefaultSessionTTL      = time.Hour
+	DefaultTokenTTL        = 720 * time.Hour
+	DefaultReplicas        = 1
+)
+
+// maxSession bounds how long a user JWT may live: until it ends, its connection
+// is kept open by nothing but the control plane's cut.
+const maxSession = 24 * time.Hour
+
+// maxReplicas is JetStream's own limit.
+const maxReplicas = 5
+
+// Config is sealmesh.yaml. The comments in the file that [Init] writes say what
+// each setting does.
+type Config struct {
+	TrustDomain string      `yaml:"trust_domain"`
+	Prefix      string      `yaml:"prefix"`
+	NATS        NATS        `yaml:"nats"`
+	Control     Control     `yaml:"control"`
+	Heartbeat   Heartbeat   `yaml:"heartbeat"`
+	Session     Session     `yaml:"session"`
+	Certificate Certificate `yaml:"certificate"`
+	Token       Token       `yaml:"token"`
+	Replicas    int         `yaml:"replicas"`
+}
+
+// NATS is how the nats-servers are reached, and what Init wrote into their
+// configuration.
+type NATS struct {
+	URLs       []string `yaml:"urls"`   // tls://host:port
+	Listen     string   `yaml:"listen"` // host:port
+	Store      string   `yaml:"store"`  // JetStream's directory; relative to the mesh directory
+	ServerName string   `yaml:"server_name"`
+}
+
+// Control is the control plane's HTTPS endpoint.
+type Control struct {
+	Listen string `yaml:"listen"` // host:port
+	URL    string `yaml:"url"`    // what join tokens name
+}
+
+// Heartbeat is when silence counts as death.
+type Heartbeat struct {
+	Interval        time.Duration `yaml:"interval"`
+	Timeout         time.Duration `yaml:"timeout"`
+	MassExpiryShare float64       `yaml:"mass_expiry_share"`
+}
+
+// Session is the life of a user JWT.
+type Session struct {
+	TTL time.Duration `yaml:"ttl"`
+}
+
+// Certificate is the life of an agent's certificate.
+type Certificate struct {
+	TTL time.Duration `yaml:"ttl"`
+}
+
+// Token is the life of a root capability token.
+type Token struct {
+	TTL time.Duration `yaml:"ttl"`
+}
+
+// defaults are the settings that a file may leave out. The trust domain and the
+// addresses are not among them: guessed ones would be of another mesh.
+func defaults() Config {
+	return Config{
+		Prefix:      subject.DefaultPrefix,
+		NATS:        NATS{Store: DefaultStore, ServerName: DefaultServerName},
+		Heartbeat:   Heartbeat{Interval: DefaultInterval, Timeout: DefaultTimeout, MassExpiryShare: DefaultMassExpiryShare},
+		Session:     Session{TTL: DefaultSessionTTL},
+		Certificate: Certificate{TTL: pki.DefaultAgentTTL},
+		Token:       Token{TTL: DefaultTokenTTL},
+		Replicas:    DefaultReplicas,
+	}
+}
+
+// check names the first setting that cannot be used.
+func (c Config) check() error {
+	if _, err := agentid.ParseTrustDomain(c.TrustDomain); err != nil {
+		return fmt.Errorf("trust_domain: %w", err)
+	}
+	if _, err := subject.New(c.Prefix); err != nil {
+		return fmt.Errorf("prefix: %w", err)
+	}
+	if len(c.NATS.URLs) == 0 {
+		return errors.New("nats.urls: at least one nats-server is required")
+	}
+	for _, u := range c.NATS.URLs {
+		if _, err := checkURL("tls", u); err != nil {
+			return fmt.Errorf("nats.urls: %w", err)
+		}
+	}
+	if err := checkListen(c.NATS.Listen); err != nil {
+		return fmt.Errorf("nats.listen: %w", err)
+	}
+	if c.NATS.Store == "" {
+		return errors.New("nats.store: must not be empty")
+	}
+	if c.NATS.ServerName == "" {
+		return errors.New("nats.server_name: must not be empty")
+	}
+	if err := checkListen(c.Control.Listen); err != nil {
+		return fmt.Errorf("control.listen: %w", err)
+	}
+	if _, err := checkURL("https", c.Control.URL); err != nil {
+		return fmt.Errorf("control.url: %w", err)
+	}
+	return c.checkTimes()
+}
+
+func (c Config) checkTimes() error {
+	switch h := c.Heartbeat; {
+	case h.Interval <= 0:
+		return errors.New("heartbeat.interval: must be longer than 0s")
+	case h.Timeout < 2*h.Interval:
+		// With less, one lost message kills an agent.
+		return fmt.Errorf("heartbeat.timeout: must be at least twice the interval, %s", 2*h.Interval)
+	case !(h.MassExpiryShare > 0 && h.MassExpiryShare <= 1): // so that NaN fails
+		return errors.New("heartbeat.mass_expiry_share: must be above 0 and at most 1")
+	}
+	if c.Session.TTL <= 0 || c.Session.TTL > maxSession {
+		return fmt.Errorf("session.ttl: must be above 0s and at most %s", short(maxSession))
+	}
+	if c.Certificate.TTL <= 0 || c.Certificate.TTL > pki.MaxAgentTTL {
+		return fmt.Errorf("certificate.ttl: must be above 0s and at most %s", short(pki.MaxAgentTTL))
+	}
+	if c.Token.TTL <= 0 {
+		return errors.New("token.ttl: must be longer than 0s")
+	}
+	if c.Replicas < 1 || c.Replicas > maxReplicas {
+		return fmt.Errorf("replicas: must be 1 to %d", maxReplicas)
+	}
+	return nil
+}
+
+// checkURL takes scheme://host:port and nothing more. A user or a password in
+// it would end in logs, and a scheme without TLS would look as if it were
+// possible.
+func checkURL(scheme, s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a URL", s)
+	}
+	if u.User != nil {
+		return nil, errors.New("a URL must not hold a user or a password")
+	}
+	if u.Scheme != scheme {
+		return nil, fmt.Errorf("%q must begin with %s://", s, scheme)
+	}
+	if u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" || (u.Path != "" && u.Path != "/") {
+		return nil, fmt.Errorf("%q is not %s://host:port", s, scheme)
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.Atoi(p); err != nil || n < 1 || n > 65535 {
+			return nil, fmt.Errorf("%q has no valid port", s)
+		}
+	}
+	return u, nil
+}
+
+// checkListen takes host:port; port 0 or -1 takes a free one.
+func checkListen(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", s)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < -1 || n > 65535 {
+		return fmt.Errorf("%q has no valid port", s)
+	}
+	return nil
+}

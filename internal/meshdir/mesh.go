@@ -1,0 +1,254 @@
+package meshdir
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/internal/natsconf"
+	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/pki"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// ConfigFile is the name of the configuration in a mesh directory.
+const ConfigFile = "sealmesh.yaml"
+
+// The folders of a mesh directory.
+const (
+	rootDir   = "root"
+	serverDir = "server"
+	natsDir   = "nats"
+	agentsDir = "agents"
+)
+
+// The secret files of root/, server/ and nats/.
+var (
+	rootSecrets   = []string{"authority.nk", "agent-ca.key", "infra-ca.key"}
+	serverSecrets = []string{
+		"tokens.nk", "records.nk", "issuer.nk", "xkey.nk", "service.nk", "system.nk",
+		"agent-ca.key", "infra-ca.key", "control.key",
+	}
+	natsSecrets = []string{"server.key"}
+)
+
+// trust is server/signing-keys.json: what every agent pins and is told. All of
+// it is public.
+type trust struct {
+	Schema       string   `json:"schema"`
+	Roots        []string `json:"roots"`        // public account nkeys
+	Certificates []string `json:"certificates"` // signed by one of the roots
+}
+
+const trustSchema = "sealmesh.signing-keys/v1"
+
+// Mesh is a loaded mesh directory. It is immutable and safe for concurrent use.
+type Mesh struct {
+	Dir    string // absolute
+	Config Config
+
+	ring *capability.Keyring
+}
+
+// Load reads a mesh directory as the control plane needs it: sealmesh.yaml and
+// server/. Problems that somebody can mend are an [*Error] or a
+// [*pki.ModeError], both with a hint. Secret files that others could read are
+// refused here, also those of root/ and nats/ where these are present.
+func Load(dir string) (*Mesh, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("meshdir: %w", err)
+	}
+	m := &Mesh{Dir: abs}
+	text, err := readPublic(m.path(ConfigFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, m.absent(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.Config, err = parse(m.path(ConfigFile), text); err != nil {
+		return nil, err
+	}
+	if err := m.checkSecrets(); err != nil {
+		return nil, err
+	}
+	return m, m.loadTrust()
+}
+
+// absent explains a directory without sealmesh.yaml.
+func (m *Mesh) absent(cause error) error {
+	e := &Error{Path: m.Dir, cause: cause, Problem: "there is no mesh here", hint: "sealmesh init makes one; --mesh DIR or SEALMESH_MESH names another directory"}
+	if _, err := os.Stat(m.path(rootDir)); err == nil {
+		e.Problem = "has no " + ConfigFile + ", so sealmesh init did not finish here"
+		e.hint = "remove the directory and run sealmesh init again"
+	}
+	return e
+}
+
+func (m *Mesh) path(elem ...string) string {
+	return filepath.Join(append([]string{m.Dir}, elem...)...)
+}
+
+// checkSecrets looks at the modes of all secret files and reads none of them.
+func (m *Mesh) checkSecrets() error {
+	for _, d := range []struct {
+		name    string
+		files   []string
+		missing bool // may be: root/ is offline, nats/ is on another host
+	}{{rootDir, rootSecrets, true}, {serverDir, serverSecrets, false}, {natsDir, natsSecrets, true}} {
+		for _, name := range d.files {
+			path := m.path(d.name, name)
+			info, err := os.Stat(path)
+			switch {
+			case errors.Is(err, fs.ErrNotExist) && d.missing:
+			case errors.Is(err, fs.ErrNotExist):
+				return &Error{Path: path, Problem: "the file is missing", hint: "restore it from a backup; without it the control plane cannot run", cause: err}
+			case err != nil:
+				return fmt.Errorf("meshdir: %w", err)
+			case info.Mode().Perm()&^0o600 != 0 && runtime.GOOS != "windows":
+				return &pki.ModeError{Path: path, Mode: info.Mode()}
+			}
+		}
+	}
+	return nil
+}
+
+func (m *Mesh) loadTrust() error {
+	var t trust
+	path := m.path(serverDir, "signing-keys.json")
+	if err := readJSON(path, &t); err != nil {
+		return err
+	}
+	if t.Schema != trustSchema {
+		return &Error{Path: path, Problem: fmt.Sprintf("schema %q is not %s", clip(t.Schema), trustSchema)}
+	}
+	ring, err := capability.NewKeyring(t.Roots, t.Certificates)
+	if err != nil {
+		return &Error{Path: path, Problem: err.Error(), cause: err}
+	}
+	m.ring = ring
+	return nil
+}
+
+// Ring returns the pinned authority roots with the signing keys that they
+// certify.
+func (m *Mesh) Ring() (*capability.Keyring, error) {
+	if m.ring == nil {
+		return nil, errors.New("meshdir: the mesh was not loaded")
+	}
+	return m.ring, nil
+}
+
+// Roots returns the public authority roots ("A…") that everybody pins.
+func (m *Mesh) Roots() []string { return m.ring.Roots() }
+
+// SigningKeyCertificates returns the authority's certificates of the signing
+// keys.
+func (m *Mesh) SigningKeyCertificates() []string { return m.ring.Certificates() }
+
+// AgentCA reads the online intermediate that signs agents' certificates.
+func (m *Mesh) AgentCA() (*pki.CA, error) {
+	return pki.Load(pki.Agent, m.Config.TrustDomain, m.path(serverDir, "agent-ca.crt"), m.path(serverDir, "agent-ca.key"))
+}
+
+// InfraCA reads the online intermediate that signs servers' certificates.
+func (m *Mesh) InfraCA() (*pki.CA, error) {
+	return pki.Load(pki.Infra, m.Config.TrustDomain, m.path(serverDir, "infra-ca.crt"), m.path(serverDir, "infra-ca.key"))
+}
+
+// ControlSource opens the control plane's TLS identity: its client certificate
+// to nats-server and its server certificate for HTTPS. Peers are verified
+// against the infra root.
+func (m *Mesh) ControlSource() (*pki.Source, error) {
+	return pki.NewSource(m.path(serverDir, "control.crt"), m.path(serverDir, "control.key"), m.path(serverDir, "ca.crt"), time.Now)
+}
+
+// Founders reads the agents that exist before the registry does.
+func (m *Mesh) Founders() ([]registry.Founder, error) {
+	var f []registry.Founder
+	return f, readJSON(m.path(serverDir, "bootstrap.json"), &f)
+}
+
+// ServerConf returns the path of the nats-server configuration.
+func (m *Mesh) ServerConf() string { return m.path(natsDir, "nats-server.conf") }
+
+// AgentDir returns the path of the directory of an agent that lives with the
+// mesh.
+func (m *Mesh) AgentDir(id string) string { return m.path(agentsDir, id) }
+
+// Store returns the absolute path of JetStream's directory.
+func (m *Mesh) Store() string {
+	if filepath.IsAbs(m.Config.NATS.Store) {
+		return m.Config.NATS.Store
+	}
+	return m.path(m.Config.NATS.Store)
+}
+
+// NATSConfig returns what nats-server.conf is written from. All paths in it are
+// absolute, because nats-server resolves others against its working directory.
+func (m *Mesh) NATSConfig() (natsconf.Config, error) {
+	space, err := subject.New(m.Config.Prefix)
+	if err != nil {
+		return natsconf.Config{}, fmt.Errorf("meshdir: %w", err)
+	}
+	c := natsconf.Config{
+		Name: m.Config.NATS.ServerName, Listen: m.Config.NATS.Listen, StoreDir: m.Store(), Space: space,
+		TLS: natsconf.TLS{Cert: m.path(natsDir, "server.crt"), Key: m.path(natsDir, "server.key"), CA: m.path(natsDir, "ca.crt")},
+	}
+	for _, k := range []struct {
+		key keyFile
+		to  *string
+	}{{issuerKey, &c.Issuer}, {xKey, &c.XKey}, {serviceKey, &c.Service}, {systemKey, &c.System}} {
+		if *k.to, err = m.public(k.key); err != nil {
+			return natsconf.Config{}, err
+		}
+	}
+	return c, nil
+}
+
+// readJSON reads one JSON document of the mesh's own, in which nothing unknown
+// may stand.
+func readJSON(path string, v any) error {
+	b, err := readPublic(path)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return &Error{Path: path, Problem: err.Error(), cause: err}
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return &Error{Path: path, Problem: "holds more than one document"}
+	}
+	return nil
+}
+
+// maxPublic is the longest public file that is read, in bytes.
+const maxPublic = 1 << 20
+
+func readPublic(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("meshdir: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxPublic+1))
+	if err != nil {
+		return nil, fmt.Errorf("meshdir: %w", err)
+	}
+	if len(b) > maxPublic {
+		return nil, &Error{Path: path, Problem: fmt.Sprintf("longer than %d bytes", maxPublic)}
+	}
+	return slices.Clip(b), nil
+}

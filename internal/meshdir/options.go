@@ -1,0 +1,86 @@
+package meshdir
+
+import (
+	"cmp"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// InitOptions say how a new mesh differs from the default one. The zero value
+// is a mesh on one host that listens on the loopback address.
+type InitOptions struct {
+	TrustDomain string // DefaultTrustDomain where empty
+	Prefix      string // first token of every subject; "mesh" where empty
+
+	NATSListen string // host:port; DefaultNATSListen where empty
+	NATSURL    string // tls://host:port, several joined with commas; of NATSListen where empty
+	NATSStore  string // JetStream's directory, relative to the mesh directory; DefaultStore where empty
+	ServerName string // DefaultServerName where empty
+
+	ControlListen string // host:port; DefaultControlListen where empty
+	ControlURL    string // https://host:port; of ControlListen where empty
+
+	// Hosts are names and addresses besides those of the URLs and of the
+	// loopback interface that the certificates of nats-server and of the
+	// control plane are for. DNS names are in lower case.
+	Hosts []string
+
+	Heartbeat   Heartbeat   // zero fields take the defaults; a timeout, three intervals
+	Session     Session     // DefaultSessionTTL where zero
+	Certificate Certificate // pki.DefaultAgentTTL where zero
+	Token       Token       // DefaultTokenTTL where zero
+	Replicas    int         // DefaultReplicas where zero
+
+	Now time.Time // the wall clock where zero
+}
+
+func (o InitOptions) config() (Config, error) {
+	c := defaults()
+	c.TrustDomain = cmp.Or(o.TrustDomain, DefaultTrustDomain)
+	c.Prefix = cmp.Or(o.Prefix, c.Prefix)
+	c.NATS.Listen = cmp.Or(o.NATSListen, DefaultNATSListen)
+	c.NATS.URLs = strings.Split(cmp.Or(o.NATSURL, "tls://"+dialable(c.NATS.Listen)), ",")
+	c.NATS.Store = cmp.Or(o.NATSStore, c.NATS.Store)
+	c.NATS.ServerName = cmp.Or(o.ServerName, c.NATS.ServerName)
+	c.Control.Listen = cmp.Or(o.ControlListen, DefaultControlListen)
+	c.Control.URL = cmp.Or(o.ControlURL, "https://"+dialable(c.Control.Listen))
+	if o.Heartbeat.Interval != 0 {
+		c.Heartbeat.Timeout = 3 * o.Heartbeat.Interval
+	}
+	c.Heartbeat.Interval = cmp.Or(o.Heartbeat.Interval, c.Heartbeat.Interval)
+	c.Heartbeat.Timeout = cmp.Or(o.Heartbeat.Timeout, c.Heartbeat.Timeout)
+	c.Heartbeat.MassExpiryShare = cmp.Or(o.Heartbeat.MassExpiryShare, c.Heartbeat.MassExpiryShare)
+	c.Session.TTL = cmp.Or(o.Session.TTL, c.Session.TTL)
+	c.Certificate.TTL = cmp.Or(o.Certificate.TTL, c.Certificate.TTL)
+	c.Token.TTL = cmp.Or(o.Token.TTL, c.Token.TTL)
+	c.Replicas = cmp.Or(o.Replicas, c.Replicas)
+	return c, c.check()
+}
+
+// dialable names a listener on all addresses by the loopback one.
+func dialable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen // what is wrong with it, the check says
+	}
+	if addr, err := netip.ParseAddr(host); host == "" || (err == nil && addr.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// hosts lists what a server's certificate is for, sorted and unique.
+func hosts(extra []string, urls ...string) []string {
+	out := append([]string{"localhost", "127.0.0.1", "::1"}, extra...)
+	for _, s := range urls {
+		if u, err := url.Parse(s); err == nil {
+			out = append(out, u.Hostname())
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

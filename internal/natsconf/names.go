@@ -1,0 +1,31 @@
+package natsconf
+
+// The accounts.
+const (
+	Control = "CTRL" // the control plane and its streams; one user
+	Mesh    = "MESH" // the agents; users come from the auth callout only
+	System  = "SYS"  // the server's own events and requests; one user
+)
+
+// The control plane's buckets that agents can read, the heartbeat stream, and
+// the agents' replay bucket.
+const (
+	AgentsBucket = "MESH_AGENTS"
+	ChainsBucket = "MESH_CHAINS"
+	BeatsStream  = "MESH_BEATS"
+	ReplayBucket = "MESH_REPLAY"
+)
+
+// MeshAPI is the JetStream API prefix by which the control plane's connection,
+// which is in CTRL, manages streams in MESH (jetstream.NewWithAPIPrefix).
+//
+// Streams and consumers can be created, changed, listed and deleted through it,
+// and single messages read from the leader. What needs a second subject or a
+// second answer fails, and not always loudly: writes of a jetstream.KeyValue
+// time out, its watchers and Keys see an empty bucket, a pull gets one message
+// whatever its batch, and reads of a stream with AllowDirect have no responders.
+const MeshAPI = "MESH.JS.API"
+
+// SystemInbox is the inbox prefix that the system user's connection must use
+// (nats.CustomInboxPrefix); it may subscribe no other.
+const SystemInbox = "_INBOX_system"

@@ -1,0 +1,63 @@
+package natsconf
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/subject"
+)
+
+// ReplayAge is how long a burnt nonce stays burnt for a freshness window: a
+// message is accepted from limits.Ahead before its time to window after it, and
+// the rest is for clocks that are checked at different moments.
+func ReplayAge(window time.Duration) time.Duration {
+	return window + limits.Ahead + 30*time.Second
+}
+
+// Replay is the first-write-wins stream behind the replay bucket. Create it
+// through the MeshAPI prefix. It looks like a KV bucket to readers, but nobody,
+// the control plane included, can take a nonce back: second writes, deletes,
+// purges, rollups and per-message TTLs are refused, age alone reopens a key.
+//
+// A write is empty and has no header; the message size refuses any other,
+// because a Nats-Msg-Id would make the server call a second write a success
+// ("duplicate") and a payload would fill the disk.
+func Replay(window time.Duration, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:                 subject.KVStream(ReplayBucket),
+		Description:          "nonces of calls, first write wins",
+		Subjects:             []string{subject.KV(ReplayBucket, ">")},
+		Storage:              jetstream.FileStorage,
+		Replicas:             replicas,
+		MaxMsgsPerSubject:    1,
+		Discard:              jetstream.DiscardNew,
+		DiscardNewPerSubject: true,
+		DenyDelete:           true,
+		DenyPurge:            true,
+		MaxAge:               ReplayAge(window),
+		AllowDirect:          false, // a read must come from the leader, and only that crosses the border
+		MaxMsgSize:           1,     // zero would be unlimited
+	}
+}
+
+// Beats is the stream of heartbeats in CTRL, one message a subject.
+//
+// It has no acknowledgements. The import that feeds it carries reply subjects
+// that agents choose, and the server sends an acknowledgement without asking
+// whether its receiver may be written to: aimed at a record, it would overwrite
+// that record.
+func Beats(space subject.Space, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              BeatsStream,
+		Description:       "last heartbeat of every instance",
+		Subjects:          []string{space.BeatFilter()},
+		Storage:           jetstream.FileStorage,
+		Replicas:          replicas,
+		MaxMsgsPerSubject: 1,
+		MaxAge:            24 * time.Hour,
+		MaxMsgSize:        8 << 10,
+		NoAck:             true,
+	}
+}

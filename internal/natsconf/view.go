@@ -1,0 +1,70 @@
+package natsconf
+
+import (
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/internal/subject"
+)
+
+// view gives the template its subjects, so that none is spelled there twice.
+type view struct{ Config }
+
+// ToControl are the streams that MESH exports to CTRL.
+func (v view) ToControl() []string {
+	return []string{
+		v.Space.BeatFilter(),
+		v.Space.AuditFilter(),
+		v.Space.CallFilter("admin.*"),
+		v.Space.AskFilter(agentid.Control, ">"),
+	}
+}
+
+// FromControl are the streams that CTRL exports to MESH.
+func (v view) FromControl() []string {
+	return []string{
+		v.Space.FeedFilter(),
+		v.Space.ControlReplies(),
+		v.Space.ControlNotes(),
+	}
+}
+
+// Reads are the direct reads of control buckets. They end in `*` and never in
+// `>`: with that one grant an agent could ask for patterns of any depth.
+func (v view) Reads() []string {
+	return []string{
+		subject.DirectGet(AgentsBucket, "*"),
+		subject.DirectGet(AgentsBucket, "*.*"),
+		subject.DirectGet(ChainsBucket, "*"),
+	}
+}
+
+// Alias is a service that MESH knows by another name than CTRL.
+type Alias struct{ Subject, To string }
+
+// LeaderReads are the reads that the leader of a control bucket answers.
+func (v view) LeaderReads() []Alias {
+	return []Alias{
+		{subject.LeaderGet(AgentsBucket), v.Space.LeaderRead(AgentsBucket)},
+		{subject.LeaderGet(ChainsBucket), v.Space.LeaderRead(ChainsBucket)},
+	}
+}
+
+// Management is the part of MESH's JetStream API that the control plane uses.
+// Not all of `$JS.API.>`: the server would then refuse MESH's import of the
+// direct reads below that name as a cycle, and what a compromised control plane
+// connection cannot reach it cannot misuse.
+func (v view) Management() []Alias {
+	var out []Alias
+	for _, s := range []string{"INFO", "STREAM.>", "CONSUMER.>"} {
+		out = append(out, Alias{"$JS.API." + s, MeshAPI + "." + s})
+	}
+	return out
+}
+
+// Replay is every key of the replay bucket.
+func (v view) Replay() string { return subject.KV(ReplayBucket, ">") }
+
+// MaxPayload is the server's own limit. The control plane is bound by it too,
+// and a callout answer that does not fit refuses everybody.
+func (v view) MaxPayload() int { return max(v.Limits.Payload, DefaultPayload) }
+
+func (v view) SystemInbox() string { return SystemInbox }

@@ -1,0 +1,363 @@
+package meshclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/jws"
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/subject"
+)
+
+// Reply is the verified answer to a call.
+type Reply struct {
+	From        agentid.ID       // who answered
+	Instance    agentid.Instance // which of its instances
+	Data        []byte
+	ContentType string
+	Correlation string
+	Nonce       string
+}
+
+// pending is a call that waits. Replies are judged by the goroutine that made
+// the call: nobody but those who know the nonce can make it work, and then no
+// more than the buffer holds at a time.
+type pending struct {
+	replies chan *nats.Msg
+	nobody  chan struct{} // the server says that nobody listens
+}
+
+const pendingReplies = 16
+
+// Call asks whoever handles the scope, or one agent (To), and returns its
+// verified answer.
+//
+// Errors: *[Denied] where the scope is not held or the other side refused;
+// *[Error] where the handler returned one on purpose; an error wrapping
+// [ErrUnavailable] where nobody answered, and [ErrDeadline] where that was for
+// lack of time. A call made with the context of a handler belongs to the same
+// call tree.
+func (m *Mesh) Call(ctx context.Context, scope string, data []byte, opts ...CallOption) (*Reply, error) {
+	s, err := capability.ParseScope(scope)
+	if err != nil {
+		return nil, denied(err)
+	}
+	var c callConfig
+	for _, o := range opts {
+		o(&c)
+	}
+	call := outgoingCall{scope: s, data: data, behalf: c.behalf, contentType: c.ct, idle: c.idle}
+	if c.to != "" {
+		if call.to, err = agentid.Parse(c.to); err != nil {
+			return nil, denied(denial.New(denial.BadInput, "%w", err))
+		}
+	}
+	return m.call(ctx, call)
+}
+
+type outgoingCall struct {
+	scope       capability.Scope
+	to          agentid.ID
+	data        []byte
+	contentType string
+	idle        time.Duration
+	behalf      *Request
+}
+
+func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
+	start := m.cfg.clock()
+	at := placeOf(ctx)
+	rec := audit.Record{
+		Kind: audit.Made, Correlation: at.correlation, Parent: at.parent, Nonce: envelope.NewNonce(),
+		Sender: m.info.Agent, Instance: m.info.Instance, Peer: c.to, Scope: c.scope.String(),
+		Payload: payloadDigest(c.data), Size: len(c.data),
+	}
+	reply, err := m.doCall(ctx, c, at, &rec)
+	rec.Duration = m.cfg.clock().Sub(start)
+	rec.Verdict = audit.Accepted
+	if err != nil {
+		err = denied(err)
+		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), err.Error()
+	} else {
+		rec.Peer = reply.From
+	}
+	audit.Write(&m.log, rec)
+	return reply, err
+}
+
+func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.Record) (*Reply, error) {
+	if at.hop > limits.Hops {
+		return nil, denial.New(denial.Loop, "call tree is deeper than %d", limits.Hops)
+	}
+	if len(c.data) > limits.Payload {
+		return nil, denial.New(denial.TooLarge, "payload of %d bytes, at most %d", len(c.data), limits.Payload)
+	}
+	want := gate.Want{Class: subject.Reply, From: c.to}
+	token := ""
+	switch c.scope.Verb() {
+	case "admin", "self":
+		want.From = agentid.Control // nobody else may answer for the mesh itself
+	default:
+		handles, err := capability.HandleOf(c.scope)
+		if err != nil {
+			return nil, err
+		}
+		want.Scope = handles
+	}
+	if c.scope.Verb() != "self" {
+		chain, err := m.ready(ctx, c.scope)
+		if err != nil {
+			return nil, err
+		}
+		token = chain.Digest()
+	} else if err := m.present(ctx); err != nil {
+		return nil, err
+	}
+	if c.idle == 0 {
+		c.idle = DefaultIdleTimeout
+	}
+	f := envelope.Fields{
+		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop,
+		Token: token, ContentType: c.contentType, Deadline: budget(ctx, c.idle, m.cfg.clock()),
+	}
+	if c.behalf != nil {
+		f.OnBehalf = c.behalf.chain
+	}
+	subj := m.space.Call(m.info.Agent, c.scope.Dotted())
+	if !c.to.IsZero() {
+		subj = m.space.Ask(m.info.Agent, c.to, c.scope.Dotted())
+	}
+	msg, f, digest, err := m.speaker.Message(subj, f, nil, c.data, nil)
+	if err != nil {
+		return nil, err
+	}
+	rec.Chain, rec.Subject = token, subj
+	want.Request = &digest
+	msg.Reply = m.noResponderSubject(f.Nonce)
+
+	p := &pending{replies: make(chan *nats.Msg, pendingReplies), nobody: make(chan struct{}, 1)}
+	m.mu.Lock()
+	m.pending[f.Nonce] = p
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		delete(m.pending, f.Nonce)
+		m.mu.Unlock()
+	}()
+	if err := m.conn().PublishMsg(msg); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return m.await(ctx, p, want, c, rec)
+}
+
+func (m *Mesh) await(ctx context.Context, p *pending, want gate.Want, c outgoingCall, rec *audit.Record) (*Reply, error) {
+	idle := time.NewTimer(c.idle)
+	defer idle.Stop()
+	for {
+		select {
+		case msg := <-p.replies:
+			v, err := m.gate.Admit(ctx, message(msg), want)
+			if err != nil {
+				// Somebody else's answer, or a forged one: it is logged, and the
+				// true one may still come.
+				m.refused(audit.Reply, rec.Correlation, rec.Scope, msg, err)
+				continue
+			}
+			f := v.Fields()
+			if f.Err != "" {
+				rec.Peer = f.From
+				return nil, incoming(f.Err, v.Data())
+			}
+			return &Reply{
+				From: f.From, Instance: v.Instance(), Data: v.Data(), ContentType: f.ContentType,
+				Correlation: f.Correlation, Nonce: f.Nonce,
+			}, nil
+		case <-p.nobody:
+			return nil, fmt.Errorf("%w: nobody handles %s now", ErrUnavailable, c.scope)
+		case <-idle.C:
+			return nil, m.silence(fmt.Errorf("%w: nothing heard for %s", ErrDeadline, c.idle))
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return nil, ctx.Err()
+			}
+			return nil, m.silence(ErrDeadline)
+		case <-m.ctx.Done():
+			return nil, ErrClosed
+		}
+	}
+}
+
+// silence says why nothing came, if the reason is known to be a refusal.
+func (m *Mesh) silence(err error) error {
+	if why := m.Away(); why != nil {
+		return why
+	}
+	return err
+}
+
+// ready returns the chain for a scope once the connection's grant rests on it.
+// A right that was given after the connection was made needs a new one.
+func (m *Mesh) ready(ctx context.Context, scope capability.Scope) (*capability.Chain, error) {
+	if err := m.present(ctx); err != nil {
+		return nil, err
+	}
+	chain, err := m.chainFor(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		m.mu.Lock()
+		changed := m.rotated
+		m.mu.Unlock()
+		if m.link.Load().covers(chain.Digest()) {
+			return chain, nil
+		}
+		m.poke("a new right")
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: waiting for a connection with the new right", ErrDeadline)
+		case <-m.ctx.Done():
+			return nil, ErrClosed
+		}
+	}
+}
+
+// present returns nil when the agent is connected, waits while it is coming
+// back, and says why where it was refused.
+func (m *Mesh) present(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		away, closing, changed := m.away, m.closing, m.rotated
+		m.mu.Unlock()
+		var d *Denied
+		switch {
+		case m.ctx.Err() != nil || closing && m.atWork.Load() == 0:
+			return ErrClosed
+		case away == nil:
+			return nil
+		case errors.As(away, &d):
+			return away
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return m.silence(ErrDeadline)
+		case <-m.ctx.Done():
+			return ErrClosed
+		}
+	}
+}
+
+// budget is how long the handler may take: what the context leaves, or the idle
+// time where it sets no end.
+func budget(ctx context.Context, idle time.Duration, now time.Time) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return max(end.Sub(now).Truncate(time.Millisecond), time.Millisecond)
+	}
+	return idle.Truncate(time.Millisecond)
+}
+
+func (m *Mesh) onReply(msg *nats.Msg) {
+	nonce := msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:]
+	m.mu.Lock()
+	p := m.pending[nonce]
+	m.mu.Unlock()
+	if p == nil {
+		// Late, a copy from the second connection of a rotation, or junk.
+		m.log.Debug().Str("reason", string(denial.UnmatchedReply)).Msg("reply dropped")
+		return
+	}
+	select {
+	case p.replies <- msg:
+	default:
+		m.log.Warn().Str("reason", string(denial.RateLimited)).Msg("reply dropped: too many for one call")
+	}
+}
+
+// noResponderSubject is where the server itself says that nobody listens. What
+// arrives there is a hint and ends a call early at most.
+func (m *Mesh) noResponderSubject(nonce string) string {
+	return subject.InboxPrefix(m.info.Agent, m.info.Instance) + ".nr." + nonce
+}
+
+func (m *Mesh) onNoResponder(msg *nats.Msg) {
+	if len(msg.Data) != 0 || msg.Header.Get("Status") != "503" {
+		return
+	}
+	nonce := msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:]
+	m.mu.Lock()
+	p := m.pending[nonce]
+	m.mu.Unlock()
+	if p != nil {
+		select {
+		case p.nobody <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func message(msg *nats.Msg) envelope.Message {
+	return envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}
+}
+
+func payloadDigest(data []byte) string {
+	if len(data) == 0 {
+		return ""
+	}
+	return jws.Digest(string(data))
+}
+
+// refused logs a message that did not get in. What is written of it was not
+// verified, and says so.
+func (m *Mesh) refused(kind audit.Kind, correlation, scope string, msg *nats.Msg, err error) {
+	rec := audit.Record{
+		Kind: kind, Verdict: audit.Refused, Reason: denial.Of(err), Detail: denial.Detail(err),
+		Correlation: correlation, Scope: scope, Subject: clip(msg.Subject), Size: len(msg.Data),
+	}
+	if p, e := m.space.Parse(msg.Subject); e == nil {
+		rec.Sender = p.Sender // the broker vouches for it, nobody signed it
+	}
+	audit.Write(&m.log, rec)
+}
+
+func clip(s string) string {
+	if len(s) > limits.Subject {
+		return s[:limits.Subject]
+	}
+	return s
+}
+
+func verdictOf(err error) audit.Verdict {
+	var d *Denied
+	if errors.As(err, &d) {
+		return audit.Refused
+	}
+	return audit.Failed
+}
+
+func reasonOf(err error) denial.Reason {
+	var e *Error
+	switch {
+	case denial.Of(err) != "":
+		return denial.Of(err)
+	case errors.As(err, &e):
+		return denial.Reason(e.Code)
+	case errors.Is(err, ErrDeadline):
+		return denial.DeadlinePassed
+	case errors.Is(err, ErrUnavailable):
+		return "unavailable"
+	}
+	return ""
+}

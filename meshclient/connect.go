@@ -1,0 +1,191 @@
+package meshclient
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/subject"
+)
+
+// Connect connects as an agent and returns when the agent is admitted and knows
+// its own record, its rights and the newest tick. It returns *[Denied] where the
+// mesh refuses the agent, and an error wrapping [ErrUnavailable] where it could
+// not be reached before ctx ends, or within [DefaultConnectTimeout] where ctx
+// has no deadline. Close what it returns.
+func Connect(ctx context.Context, opts ...Option) (*Mesh, error) {
+	cfg, err := configure(opts)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := agentdir.Find(cfg.as, cfg.meshDir)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMesh(cfg, dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, DefaultConnectTimeout)
+		defer cancel()
+	}
+	l, err := m.dialUntil(ctx)
+	if err != nil {
+		m.cancel()
+		return nil, err
+	}
+	m.link.Store(l)
+	if err := m.settleIn(ctx, l); err != nil {
+		m.cancel()
+		l.close()
+		return nil, err
+	}
+	m.tending.Go(m.tend)
+	return m, nil
+}
+
+func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
+	info := dir.Info
+	seed, err := dir.Seed()
+	if err != nil {
+		return nil, err
+	}
+	key, err := envelope.NewKey(seed)
+	clear(seed)
+	if err != nil {
+		return nil, fmt.Errorf("meshclient: %s holds no user nkey", dir.File(agentdir.KeyFile))
+	}
+	if agentid.InstanceOf(key.PublicKey()) != info.Instance {
+		return nil, fmt.Errorf("meshclient: %s is not the key of instance %s/%s", dir.File(agentdir.KeyFile), info.Agent, info.Instance)
+	}
+	source, err := dir.Source()
+	if err != nil {
+		return nil, err
+	}
+	space, err := subject.New(info.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := capability.NewKeyring(info.Roots, info.SigningKeys)
+	if err != nil {
+		return nil, fmt.Errorf("meshclient: %s: %w", dir.File(agentdir.InfoFile), err)
+	}
+	m := &Mesh{
+		cfg: cfg, dir: dir, info: info, space: space, key: key, tls: source,
+		log:      cfg.log.With().Str("agent", info.Agent.String()).Str("self", info.Instance.String()).Logger(),
+		handlers: map[capability.Scope]*handler{},
+		topics:   map[string]*topic{},
+		pending:  map[string]*pending{},
+		held:     map[string]*capability.Chain{},
+		rotated:  make(chan struct{}),
+		wake:     make(chan string, 16),
+		closed:   make(chan struct{}),
+	}
+	m.epoch.Store(&envelope.Epoch{})
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	reader := &gate.NATSReader{Conn: m.conn, Leader: gate.AgentLeader(space)}
+	if m.peers, err = gate.NewPeers(gate.PeersConfig{
+		Roots: info.Roots, Ring: ring, Reader: reader, Clock: cfg.clock, Log: m.log, OnChange: m.onPeerChange,
+	}); err != nil {
+		return nil, err
+	}
+	seen, err := envelope.NewMemory(envelope.MemoryConfig{
+		Window: envelope.DefaultWindow(), Since: cfg.clock().Add(-limits.RestartSlack),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if m.gate, err = gate.New(gate.Config{
+		Self: info.Agent, TrustDomain: info.TrustDomain, Space: space, Peers: m.peers, Reader: reader,
+		Burner: &gate.NATSBurner{Conn: m.conn}, Seen: seen, Window: envelope.DefaultWindow(), Clock: cfg.clock,
+	}); err != nil {
+		return nil, err
+	}
+	m.speaker = &gate.Speaker{
+		Self: info.Agent, Key: key, TrustDomain: info.TrustDomain, Space: space, Clock: cfg.clock,
+		Epoch: func() envelope.Epoch { return *m.epoch.Load() },
+	}
+	m.loadHeld()
+	return m, nil
+}
+
+// dialUntil tries until it is connected, refused, or ctx ends.
+func (m *Mesh) dialUntil(ctx context.Context) (*link, error) {
+	for attempt := 0; ; attempt++ {
+		l, err := m.dial(ctx)
+		if err == nil {
+			return l, nil
+		}
+		var final *Denied
+		if reason := m.explain(ctx, err); errors.As(reason, &final) {
+			return nil, reason
+		} else if ctx.Err() == nil {
+			m.log.Debug().Err(err).Int("attempt", attempt).Msg("not connected yet")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %s: %w", ErrUnavailable, m.info.NATS[0], err)
+		case <-time.After(backoff(attempt) + rand.N(reconnectLeast)):
+		}
+	}
+}
+
+// explain finds out what a failed connection means. nats-server tells a refused
+// client nothing, so the control plane is asked over HTTPS.
+func (m *Mesh) explain(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, errNonce):
+		return &Denied{Reason: denial.BadRequest, Detail: "the server asked to sign something that is no connection nonce",
+			Hint: "this is no nats-server of the mesh; check the URL in " + m.dir.File(agentdir.InfoFile)}
+	case isAuthError(err):
+		return m.why(ctx)
+	case isCertificateError(err):
+		return &Denied{Reason: denial.BadCertificate, Detail: err.Error(), Hint: "the server's certificate is not of this mesh; check the URL and " + m.dir.File(agentdir.CAFile)}
+	}
+	if na := m.tls.NotAfter(); m.cfg.clock().After(na) {
+		return &Denied{Reason: denial.BadCertificate, Detail: "the agent's certificate ended " + na.UTC().Format(time.RFC3339),
+			Hint: "sealmesh agent join " + m.info.Agent.String() + " makes a join token; then run sealmesh enroll again"}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func isCertificateError(err error) bool {
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	return errors.As(err, &unknown) || errors.As(err, &host) || errors.Is(err, nats.ErrSecureConnWanted)
+}
+
+// settleIn learns, over a new connection, everything that was decided about this
+// agent before: ring, tick, own record, rights.
+func (m *Mesh) settleIn(ctx context.Context, l *link) error {
+	if err := m.peers.Start(ctx); err != nil {
+		return fmt.Errorf("%w: reading the registry: %w", ErrUnavailable, err)
+	}
+	self, err := m.refreshSelf(ctx)
+	if err != nil {
+		return denied(err)
+	}
+	l.setCovered(append(self, m.presented()...))
+	m.askSession(ctx, l)
+	return nil
+}
+
+func (m *Mesh) isClosing() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closing
+}

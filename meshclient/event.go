@@ -1,0 +1,152 @@
+package meshclient
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/subject"
+)
+
+// Event is a verified event.
+type Event struct {
+	From        agentid.ID
+	Instance    agentid.Instance
+	Topic       string
+	Data        []byte
+	ContentType string
+	Correlation string
+	Nonce       string
+	Sent        time.Time // by the publisher's clock
+}
+
+type topic struct {
+	name  string
+	scope capability.Scope // publish:<topic>, what the sender must hold
+	fn    func(context.Context, *Event)
+}
+
+// Publish sends an event to whoever subscribes the topic now. It returns once
+// the message is on its way to the server; Flush waits until it is there.
+func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
+	start := m.cfg.clock()
+	at := placeOf(ctx)
+	rec := audit.Record{
+		Kind: audit.Event, Verdict: audit.Sent, Correlation: at.correlation, Parent: at.parent, Nonce: envelope.NewNonce(),
+		Sender: m.info.Agent, Instance: m.info.Instance, Scope: clip(name), Payload: payloadDigest(data), Size: len(data),
+	}
+	err := m.publish(ctx, name, data, at, &rec)
+	rec.Duration = m.cfg.clock().Sub(start)
+	if err != nil {
+		err = m.notHeld(err, "--publish "+name)
+		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), err.Error()
+	}
+	audit.Write(&m.log, rec)
+	return err
+}
+
+func (m *Mesh) publish(ctx context.Context, name string, data []byte, at place, rec *audit.Record) error {
+	scope, err := capability.PublishOf(name)
+	if err != nil {
+		return err
+	}
+	chain, err := m.ready(ctx, scope)
+	if err != nil {
+		return err
+	}
+	subj := m.space.Event(m.info.Agent, name)
+	msg, _, _, err := m.speaker.Message(subj, envelope.Fields{
+		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop, Token: chain.Digest(),
+	}, nil, data, nil)
+	if err != nil {
+		return err
+	}
+	rec.Chain, rec.Subject = chain.Digest(), subj
+	if err := m.conn().PublishMsg(msg); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Flush waits until the server has everything that was sent so far.
+func (m *Mesh) Flush(ctx context.Context) error {
+	if err := m.conn().FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Subscribe calls fn for every verified event on the topic, one at a time and
+// in the order in which they came. It fails at once if the agent may not
+// subscribe the topic.
+func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event)) error {
+	scope, err := capability.SubscribeOf(name)
+	if err != nil {
+		return denied(err)
+	}
+	publish, err := capability.PublishOf(name)
+	if err != nil {
+		return denied(err)
+	}
+	if fn == nil {
+		return fmt.Errorf("%w: Subscribe needs a function", ErrConfig)
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, connectTimeout)
+	defer cancel()
+	if _, err := m.ready(ctx, scope); err != nil {
+		return m.notHeld(err, "--subscribe "+name)
+	}
+	t := &topic{name: name, scope: publish, fn: fn}
+	m.mu.Lock()
+	if m.topics[name] != nil {
+		m.mu.Unlock()
+		return fmt.Errorf("%w: %s is subscribed already", ErrConfig, name)
+	}
+	m.topics[name] = t
+	m.mu.Unlock()
+	l := m.link.Load()
+	if err := l.attachTopic(t); err != nil {
+		return err
+	}
+	return l.flush()
+}
+
+func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
+	start := m.cfg.clock()
+	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
+	v, err := m.gate.Admit(ctx, message(msg), gate.Want{Class: subject.Event, Dotted: t.name, Scope: t.scope})
+	cancel()
+	if err != nil {
+		if denial.Of(err) == denial.Replayed && m.recent.copyFrom(l, msg) {
+			return // the same message on the second connection of a rotation
+		}
+		correlation := ""
+		if v != nil {
+			correlation = v.Fields().Correlation
+		}
+		m.refused(audit.Event, correlation, t.name, msg, err)
+		return
+	}
+	m.recent.took(l, msg)
+	f := v.Fields()
+	m.flight.Add(1)
+	m.atWork.Add(1)
+	defer func() { m.atWork.Add(-1); m.flight.Done() }()
+	t.fn(within(m.ctx, v), &Event{
+		From: f.From, Instance: v.Instance(), Topic: t.name, Data: v.Data(), ContentType: f.ContentType,
+		Correlation: f.Correlation, Nonce: f.Nonce, Sent: f.Time,
+	})
+	audit.Write(&m.log, audit.Record{
+		Kind: audit.Event, Verdict: audit.Accepted, Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent,
+		Sender: f.From, Instance: v.Instance(), Peer: m.info.Agent, Scope: t.name, Subject: msg.Subject, Chain: f.Token,
+		Payload: payloadDigest(msg.Data), Size: len(msg.Data), Duration: m.cfg.clock().Sub(start),
+	})
+}

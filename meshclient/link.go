@@ -1,0 +1,330 @@
+package meshclient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/internal/subject"
+)
+
+// Times of a connection. The server waits ten seconds for its callout, so the
+// client waits a little longer: else an outage of the control plane would look
+// like one of the network.
+const (
+	connectTimeout = 12 * time.Second
+	reconnectLeast = 100 * time.Millisecond
+	reconnectMost  = 5 * time.Second
+	// settle is how long a new connection runs beside the old one before the
+	// old one's subscriptions are drained: longer than a route's round trip, or
+	// messages are lost on a cluster.
+	settle = time.Second
+)
+
+// link is one NATS connection and what hangs on it. A Mesh has one, and two
+// while it rotates.
+type link struct {
+	mesh *Mesh
+	nc   *nats.Conn
+
+	mu   sync.Mutex
+	has  map[string]bool // digests of the chains that the grant rests on
+	work []*nats.Subscription
+	base []*nats.Subscription
+}
+
+// nonceForm is what a nats-server sends to be signed. Whatever else a server
+// asks for is refused: the same key signs envelopes and delegations, and their
+// signed bytes can never look like this.
+var nonceForm = regexp.MustCompile(`^[A-Za-z0-9_-]{15}$`)
+
+// errNonce is returned where a server asks to sign something that is no nonce.
+var errNonce = errors.New("meshclient: the server asked to sign something that is no connection nonce")
+
+// dial opens one connection and subscribes what every agent needs. It returns
+// the error of the single attempt.
+func (m *Mesh) dial(ctx context.Context) (*link, error) {
+	l := &link{mesh: m, has: map[string]bool{}}
+	opts := []nats.Option{
+		nats.Name(m.info.Agent.String() + "/" + m.info.Instance.String()),
+		nats.Nkey(m.key.PublicKey(), func(nonce []byte) ([]byte, error) {
+			if !nonceForm.Match(nonce) {
+				return nil, errNonce
+			}
+			return m.key.Sign(nonce)
+		}),
+		nats.TokenHandler(func() string { return presentation(m.presented()) }),
+		nats.CustomInboxPrefix(subject.InboxPrefix(m.info.Agent, m.info.Instance)),
+		nats.Timeout(connectTimeout),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // nats.go gives up after two by default, which an outage of the callout causes
+		nats.CustomReconnectDelay(backoff),
+		nats.DisconnectErrHandler(l.onDisconnect),
+		nats.ReconnectHandler(l.onReconnect),
+		nats.ErrorHandler(l.onError),
+		nats.Secure(m.clientTLS()),
+	}
+	type result struct {
+		nc  *nats.Conn
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		nc, err := nats.Connect(strings.Join(m.info.NATS, ","), opts...)
+		got <- result{nc, err}
+	}()
+	select {
+	case r := <-got:
+		if r.err != nil {
+			return nil, r.err
+		}
+		l.nc = r.nc
+	case <-ctx.Done():
+		go func() {
+			if r := <-got; r.nc != nil {
+				r.nc.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+	if err := l.subscribeBase(); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// clientTLS is asked for once a connection; nats.go clones it for each dial, and
+// the callbacks in it read the newest certificate.
+func (m *Mesh) clientTLS() *tls.Config {
+	host := ""
+	if u, err := url.Parse(m.info.NATS[0]); err == nil {
+		host = u.Hostname()
+	}
+	return m.tls.ClientTLS(host)
+}
+
+// presentation is the auth token of a connection: digests of the delegated
+// chains, never a secret.
+func presentation(digests []string) string {
+	if len(digests) == 0 {
+		return ""
+	}
+	return "v1:" + strings.Join(digests, ",")
+}
+
+func backoff(attempts int) time.Duration {
+	d := reconnectLeast << min(attempts, 6)
+	return min(d, reconnectMost)/2 + rand.N(min(d, reconnectMost)/2+1)
+}
+
+func (l *link) subscribeBase() error {
+	m := l.mesh
+	for _, s := range []struct {
+		subject string
+		handle  nats.MsgHandler
+	}{
+		{m.space.ReplyFilter(m.info.Agent, m.info.Instance), m.onReply},
+		{m.space.NoteFilter(m.info.Agent), func(msg *nats.Msg) { m.onNote(l, msg) }},
+		{m.space.FeedFilter(), m.onFeed},
+		{m.noResponderSubject("*"), m.onNoResponder},
+	} {
+		sub, err := l.nc.Subscribe(s.subject, s.handle)
+		if err != nil {
+			return fmt.Errorf("meshclient: subscribing %s: %w", s.subject, err)
+		}
+		l.base = append(l.base, sub)
+	}
+	return l.flush()
+}
+
+func (l *link) flush() error {
+	if err := l.nc.FlushTimeout(connectTimeout); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// attach subscribes the application's handlers and topics.
+func (l *link) attach() error {
+	m := l.mesh
+	m.mu.Lock()
+	handlers := make([]*handler, 0, len(m.handlers))
+	for _, h := range m.handlers {
+		handlers = append(handlers, h)
+	}
+	topics := make([]*topic, 0, len(m.topics))
+	for _, t := range m.topics {
+		topics = append(topics, t)
+	}
+	m.mu.Unlock()
+	for _, h := range handlers {
+		if err := l.attachHandler(h); err != nil {
+			return err
+		}
+	}
+	for _, t := range topics {
+		if err := l.attachTopic(t); err != nil {
+			return err
+		}
+	}
+	return l.flush()
+}
+
+func (l *link) attachHandler(h *handler) error {
+	m := l.mesh
+	dotted := h.scope.Dotted()
+	for _, s := range []struct {
+		class  subject.Class
+		filter string
+	}{
+		{subject.Call, m.space.CallFilter(dotted)},
+		{subject.Ask, m.space.AskFilter(m.info.Agent, dotted)},
+	} {
+		sub, err := l.nc.QueueSubscribe(s.filter, subject.Queue(dotted), func(msg *nats.Msg) { m.onRequest(h, s.class, msg) })
+		if err != nil {
+			return fmt.Errorf("meshclient: subscribing %s: %w", s.filter, err)
+		}
+		l.addWork(sub)
+	}
+	return nil
+}
+
+func (l *link) attachTopic(t *topic) error {
+	filter := l.mesh.space.EventFilter(t.name)
+	sub, err := l.nc.Subscribe(filter, func(msg *nats.Msg) { l.mesh.onEvent(l, t, msg) })
+	if err != nil {
+		return fmt.Errorf("meshclient: subscribing %s: %w", filter, err)
+	}
+	l.addWork(sub)
+	return nil
+}
+
+func (l *link) addWork(sub *nats.Subscription) {
+	l.mu.Lock()
+	l.work = append(l.work, sub)
+	l.mu.Unlock()
+}
+
+// drainWork drains the subscriptions that bring work, one by one, and waits for
+// their callbacks. Draining the connection in place of them loses messages on a
+// cluster.
+func (l *link) drainWork(ctx context.Context) {
+	l.mu.Lock()
+	subs := l.work
+	l.work = nil
+	l.mu.Unlock()
+	drain(ctx, subs)
+}
+
+func (l *link) drainBase(ctx context.Context) {
+	l.mu.Lock()
+	subs := l.base
+	l.base = nil
+	l.mu.Unlock()
+	drain(ctx, subs)
+}
+
+func drain(ctx context.Context, subs []*nats.Subscription) {
+	done := make(chan struct{}, len(subs))
+	waiting := 0
+	for _, s := range subs {
+		s.SetClosedHandler(func(string) { done <- struct{}{} })
+		if s.Drain() == nil {
+			waiting++
+		}
+	}
+	for range waiting {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (l *link) close() { l.nc.Close() }
+
+// covers reports whether the connection's grant rests on the chain.
+func (l *link) covers(digest string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.has[digest]
+}
+
+func (l *link) setCovered(digests []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.has = make(map[string]bool, len(digests))
+	for _, d := range digests {
+		l.has[d] = true
+	}
+}
+
+func (l *link) onDisconnect(_ *nats.Conn, err error) {
+	m := l.mesh
+	if m.link.Load() != l || m.isClosing() {
+		return
+	}
+	if err == nil {
+		err = errors.New("connection closed by the server")
+	}
+	m.setAway(fmt.Errorf("%w: %w", ErrUnavailable, err))
+}
+
+func (l *link) onReconnect(*nats.Conn) {
+	if l.mesh.link.Load() == l {
+		l.mesh.poke("reconnected")
+	}
+}
+
+// onError hears of refused reconnects and of what the broker's grant does not
+// allow; nats.go reports neither anywhere else.
+func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
+	m := l.mesh
+	if m.isClosing() {
+		return
+	}
+	switch {
+	case isAuthError(err):
+		if m.link.Load() == l {
+			m.askWhy()
+		}
+	case errors.Is(err, nats.ErrPermissionViolation):
+		m.log.Warn().Err(err).Msg("the broker refused this by the grant")
+	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil:
+		m.log.Warn().Str("subject", sub.Subject).Msg("messages were dropped: the handler is slower than its callers")
+	default:
+		m.log.Warn().Err(err).Msg("connection error")
+	}
+}
+
+func isAuthError(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		err != nil && strings.Contains(strings.ToLower(err.Error()), "authorization violation")
+}
+
+// presented returns the digests of the delegated chains to present, those that
+// end last first, as many as a connection may.
+func (m *Mesh) presented() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.cfg.clock()
+	var list []*capability.Chain
+	for _, c := range m.held {
+		if now.Before(c.Expires()) {
+			list = append(list, c)
+		}
+	}
+	return newest(list)
+}

@@ -1,0 +1,137 @@
+package meshclient
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Defaults.
+const (
+	// DefaultConnectTimeout bounds Connect where its context has no deadline.
+	DefaultConnectTimeout = 30 * time.Second
+	// DefaultIdleTimeout is how long a call without a deadline waits for a sign
+	// of life from its handler.
+	DefaultIdleTimeout = 2 * time.Minute
+	// DefaultMaxInFlight is how many requests one handler works on at once.
+	DefaultMaxInFlight = 64
+	// DefaultCloseTimeout bounds how long Close waits for handlers to end.
+	DefaultCloseTimeout = 30 * time.Second
+	// DefaultDelegation is how long a delegation lives that says nothing.
+	DefaultDelegation = 10 * time.Minute
+)
+
+// ErrConfig is wrapped by errors of options.
+var ErrConfig = errors.New("meshclient: configuration")
+
+type config struct {
+	as      string
+	meshDir string
+	log     zerolog.Logger
+	clock   func() time.Time
+	onAway  func(error)
+	onGrant func()
+}
+
+// Option configures Connect.
+type Option func(*config) error
+
+// As names the agent to be: an ID, looked up in the mesh directory's agents/
+// and then in the user's configuration directory, or a path, which has a slash.
+// The default is $SEALMESH_AS.
+func As(agent string) Option {
+	return func(c *config) error {
+		if agent == "" {
+			return fmt.Errorf("%w: As needs an agent ID or a path", ErrConfig)
+		}
+		c.as = agent
+		return nil
+	}
+}
+
+// MeshDir names the mesh directory in which agents are looked up. The default is
+// $SEALMESH_MESH, then ./mesh.
+func MeshDir(path string) Option {
+	return func(c *config) error {
+		if path == "" {
+			return fmt.Errorf("%w: MeshDir needs a path", ErrConfig)
+		}
+		c.meshDir = path
+		return nil
+	}
+}
+
+// Log directs the client's log: one JSON line for every message sent, verified
+// or refused, and for every change of the connection. The default is standard
+// error. No payloads and no secrets are logged.
+func Log(log zerolog.Logger) Option {
+	return func(c *config) error { c.log = log; return nil }
+}
+
+// OnAway is told why the agent is away from the mesh, and nil when it is back.
+// f must not block.
+func OnAway(f func(error)) Option {
+	return func(c *config) error { c.onAway = f; return nil }
+}
+
+// OnGrant is told when what the agent may do has changed. f must not block.
+func OnGrant(f func()) Option {
+	return func(c *config) error { c.onGrant = f; return nil }
+}
+
+func configure(opts []Option) (config, error) {
+	c := config{
+		as:      os.Getenv("SEALMESH_AS"),
+		meshDir: os.Getenv("SEALMESH_MESH"),
+		log:     zerolog.New(os.Stderr).With().Timestamp().Logger(),
+		clock:   time.Now,
+	}
+	if c.meshDir == "" {
+		c.meshDir = "mesh"
+	}
+	for _, o := range opts {
+		if err := o(&c); err != nil {
+			return config{}, err
+		}
+	}
+	return c, nil
+}
+
+type callConfig struct {
+	to     string
+	idle   time.Duration
+	behalf *Request
+	ct     string
+}
+
+// CallOption configures one call.
+type CallOption func(*callConfig)
+
+// To sends the call to one agent in place of any that handles the scope; only
+// that agent's answer counts.
+func To(agent string) CallOption { return func(c *callConfig) { c.to = agent } }
+
+// IdleTimeout ends the call when nothing was heard from the handler for that
+// long. It is the only limit of a call whose context has no deadline; the
+// default is [DefaultIdleTimeout].
+func IdleTimeout(d time.Duration) CallOption { return func(c *callConfig) { c.idle = d } }
+
+// OnBehalf makes the call under the intersection of the agent's own right and
+// that of the caller of req, so that a low-right caller cannot use this agent
+// as its deputy.
+func OnBehalf(req *Request) CallOption { return func(c *callConfig) { c.behalf = req } }
+
+// ContentType says what the payload is; the default is plain bytes.
+func ContentType(ct string) CallOption { return func(c *callConfig) { c.ct = ct } }
+
+type handleConfig struct{ inFlight int }
+
+// HandleOption configures one handler.
+type HandleOption func(*handleConfig)
+
+// MaxInFlight bounds how many requests the handler works on at once; more wait.
+// The default is [DefaultMaxInFlight].
+func MaxInFlight(n int) HandleOption { return func(c *handleConfig) { c.inFlight = n } }

@@ -1,0 +1,154 @@
+package meshclient
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"time"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/heartbeat"
+	"github.com/sealmesh/sealmesh/internal/jws"
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/wire"
+)
+
+// clientVersion is what the heartbeats and operators see of this client.
+var clientVersion = func() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return "meshclient " + info.Main.Version
+	}
+	return "meshclient"
+}()
+
+// ask asks the control plane something about this agent itself, as a signed
+// call.
+func (m *Mesh) ask(ctx context.Context, scope string, req, resp any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	reply, err := m.call(ctx, outgoingCall{
+		scope: capability.RequireScope(scope), to: agentid.Control, data: body, contentType: "application/json",
+	})
+	if err != nil {
+		return err
+	}
+	if resp == nil {
+		return nil
+	}
+	if err := json.Unmarshal(reply.Data, resp); err != nil {
+		return fmt.Errorf("meshclient: answer of the control plane: %w", err)
+	}
+	return nil
+}
+
+// sendBeat signs and publishes a heartbeat.
+func (m *Mesh) sendBeat(_ context.Context, b heartbeat.Beat) error {
+	data, err := b.Encode()
+	if err != nil {
+		return err
+	}
+	msg, _, _, err := m.speaker.Message(m.space.Beat(m.info.Agent, m.info.Instance), envelope.Fields{}, nil, data, nil)
+	if err != nil {
+		return err
+	}
+	return m.conn().PublishMsg(msg)
+}
+
+// selfTimeout bounds a question to the control plane's HTTPS endpoint.
+const selfTimeout = 5 * time.Second
+
+// askWhy finds out, once at a time, why the server refuses to let the agent
+// back in.
+func (m *Mesh) askWhy() {
+	if !m.asking.CompareAndSwap(false, true) {
+		return
+	}
+	m.tending.Go(func() {
+		defer m.asking.Store(false)
+		ctx, cancel := context.WithTimeout(m.ctx, selfTimeout)
+		defer cancel()
+		err := m.why(ctx)
+		if m.ctx.Err() == nil && !m.link.Load().nc.IsConnected() {
+			m.setAway(err)
+			m.announce()
+		}
+	})
+}
+
+// why asks the control plane for the agent's own status: *Denied where it is
+// refused, an error wrapping ErrUnavailable where that could not be found out
+// or the control plane sees nothing wrong.
+func (m *Mesh) why(ctx context.Context) error {
+	s, err := m.selfStatus(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: refused by the server, and the control plane does not say why: %w", ErrUnavailable, err)
+	}
+	if s.Reason == "" || s.Reason == denial.Internal || s.Reason == denial.Overloaded {
+		return fmt.Errorf("%w: refused by the server; the control plane sees no reason in the agent's record", ErrUnavailable)
+	}
+	return &Denied{Reason: s.Reason, Hint: s.Hint, ID: s.Denial}
+}
+
+func (m *Mesh) selfStatus(ctx context.Context) (wire.SelfStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, selfTimeout)
+	defer cancel()
+	proof, err := jws.Sign(&wire.SelfClaims{
+		Head:  jws.Head{Kind: wire.KindSelf, IssuedAt: m.cfg.clock().Unix()},
+		Agent: m.info.Agent, Audience: m.info.TrustDomain,
+	}, documentSigner{m.key})
+	if err != nil {
+		return wire.SelfStatus{}, err
+	}
+	u, err := url.Parse(m.info.Control)
+	if err != nil {
+		return wire.SelfStatus{}, err
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{
+		MinVersion: tls.VersionTLS13, RootCAs: m.tls.Roots(), ServerName: u.Hostname(),
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.JoinPath(wire.PathSelf).String(), bytes.NewReader([]byte(proof)))
+	if err != nil {
+		return wire.SelfStatus{}, err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return wire.SelfStatus{}, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limits.HTTPBody))
+	if err != nil {
+		return wire.SelfStatus{}, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		var f wire.Failure
+		if json.Unmarshal(body, &f) == nil && f.Reason != "" {
+			return wire.SelfStatus{Reason: f.Reason, Hint: f.Hint, Denial: f.Denial}, nil
+		}
+		return wire.SelfStatus{}, fmt.Errorf("control plane answered %s", resp.Status)
+	}
+	var s wire.SelfStatus
+	if err := json.Unmarshal(body, &s); err != nil {
+		return wire.SelfStatus{}, err
+	}
+	return s, nil
+}
+
+// documentSigner lets the instance's key sign documents. Their signed bytes
+// begin with a JWT header, those of an envelope with its own line, and a
+// connection nonce is shorter than either: none can be taken for another.
+type documentSigner struct{ key *envelope.Key }
+
+func (s documentSigner) PublicKey() (string, error)        { return s.key.PublicKey(), nil }
+func (s documentSigner) Sign(input []byte) ([]byte, error) { return s.key.Sign(input) }

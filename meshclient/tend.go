@@ -1,0 +1,356 @@
+package meshclient
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/heartbeat"
+	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/pki"
+)
+
+// rotateLeast is the least time between two rotations, so that a burst of new
+// rights costs one; the first is not delayed.
+const rotateLeast = 5 * time.Second
+
+// lookEvery is how often the client looks after itself without being poked.
+const lookEvery = 15 * time.Second
+
+// poke asks the tending goroutine to look now; it never blocks.
+func (m *Mesh) poke(why string) {
+	select {
+	case m.wake <- why:
+	default: // it is about to look anyway
+	}
+}
+
+// tended is what the tending goroutine knows. Connect fills it in before that
+// goroutine starts; after that nobody else touches it.
+type tended struct {
+	asked    bool      // the control plane told about the session
+	rotated  time.Time // when the connection was rotated last
+	replace  time.Time // when to rotate, before the user JWT ends; zero: not known
+	again    time.Time // when to look again
+	interval time.Duration
+	quiet    bool // the control plane wants no beats
+	beating  string
+}
+
+// tend keeps the agent connected with what it currently may: it takes over a
+// changed record, asks again about its session, renews the certificate and
+// rotates the connection before any of them ends.
+func (m *Mesh) tend() {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var again <-chan time.Time
+	for {
+		why := ""
+		select {
+		case <-m.ctx.Done():
+			return
+		case why = <-m.wake:
+		case <-tick.C:
+		case <-again:
+			why = "time to rotate"
+		}
+		ctx, cancel := context.WithTimeout(m.ctx, connectTimeout+2*settle)
+		m.look(ctx, why)
+		cancel()
+		again = nil
+		if next := m.tended.next(); !next.IsZero() {
+			again = time.After(max(time.Until(next), 10*time.Millisecond))
+		}
+	}
+}
+
+// next is when something has to be done without being asked.
+func (t *tended) next() time.Time {
+	if t.again.IsZero() || !t.replace.IsZero() && t.replace.Before(t.again) {
+		return t.replace
+	}
+	return t.again
+}
+
+// look does what is due.
+func (m *Mesh) look(ctx context.Context, why string) {
+	l := m.link.Load()
+	if !l.nc.IsConnected() {
+		return
+	}
+	roots, err := m.refreshSelf(ctx)
+	if err != nil {
+		m.log.Warn().Err(err).Str("why", why).Msg("own record cannot be used")
+		return
+	}
+	if m.Away() != nil {
+		// The broker compiled the grant anew, from what was presented.
+		l.setCovered(append(slices.Clone(roots), m.presented()...))
+		m.askSession(ctx, l)
+		m.setAway(nil)
+		m.announce()
+	}
+	m.beat()
+	m.renew(ctx)
+	if !m.tended.asked {
+		m.askSession(ctx, l)
+	}
+	if m.due(l, roots) {
+		m.rotate(ctx)
+	}
+}
+
+// due reports whether the connection has to be replaced now. A rotation that
+// must wait for the least interval is remembered.
+func (m *Mesh) due(l *link, roots []string) bool {
+	now, t := time.Now(), &m.tended
+	need := !t.replace.IsZero() && !now.Before(t.replace)
+	for _, d := range append(slices.Clone(roots), m.presented()...) {
+		need = need || !l.covers(d)
+	}
+	t.again = time.Time{}
+	if wait := t.rotated.Add(rotateLeast); need && now.Before(wait) {
+		t.again = wait
+		return false
+	}
+	return need
+}
+
+// rotate replaces the connection without losing a message: the new one is
+// subscribed and flushed before it is used, both run side by side for longer
+// than a message needs through the cluster, and the old one's subscriptions are
+// drained one by one, never the connection.
+func (m *Mesh) rotate(ctx context.Context) {
+	old := m.link.Load()
+	m.recent.begin()
+	fresh, err := m.dial(ctx)
+	if err == nil {
+		if err = fresh.attach(); err != nil {
+			fresh.close()
+		}
+	}
+	if err != nil {
+		m.recent.end()
+		m.log.Warn().Err(err).Msg("connection could not be rotated; the old one stays")
+		m.tended.rotated = time.Now()
+		return
+	}
+	roots, err := m.roots(ctx)
+	if err != nil {
+		m.log.Warn().Err(err).Msg("own record cannot be used")
+	}
+	fresh.setCovered(append(slices.Clone(roots), m.presented()...))
+	m.link.Store(fresh)
+	m.tended.rotated, m.tended.replace = time.Now(), time.Time{}
+	m.setAway(nil)
+	m.announce()
+	m.askSession(ctx, fresh)
+	m.tending.Go(func() {
+		defer m.recent.end()
+		m.retire(old)
+	})
+	m.log.Info().Msg("connection rotated")
+	m.granted()
+}
+
+// retire ends an old connection after its work is done.
+func (m *Mesh) retire(old *link) {
+	wait := func(d time.Duration) {
+		select {
+		case <-time.After(d):
+		case <-m.ctx.Done():
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), DefaultCloseTimeout)
+	defer cancel()
+	wait(settle)
+	old.drainWork(ctx)
+	wait(settle)
+	old.drainBase(ctx)
+	old.close()
+}
+
+// announce wakes everybody who waits for a change of the connection.
+func (m *Mesh) announce() {
+	m.mu.Lock()
+	close(m.rotated)
+	m.rotated = make(chan struct{})
+	m.mu.Unlock()
+}
+
+// askSession asks the control plane how long this connection may live and what
+// was delegated meanwhile. Without an answer the connection lives on and the
+// question is asked again.
+func (m *Mesh) askSession(ctx context.Context, l *link) {
+	var resp wire.SessionResponse
+	id, err := l.nc.GetClientID()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	if err := m.ask(ctx, wire.SelfSession, wire.SessionRequest{Server: l.nc.ConnectedServerId(), Client: id}, &resp); err != nil {
+		m.log.Debug().Err(err).Msg("session is not known yet")
+		m.tended.asked = false
+		return
+	}
+	t := &m.tended
+	t.asked, t.interval, t.quiet, t.replace = true, time.Duration(resp.HeartbeatMS)*time.Millisecond, !resp.Watched, time.Time{}
+	if left := time.Until(resp.Expires); !resp.Expires.IsZero() {
+		// At four fifths of what is left, so that a slow control plane costs
+		// nothing, and spread, so that a fleet does not come at once.
+		left = max(left, 0)
+		t.replace = time.Now().Add(left * 4 / 5).Add(-rand.N(left/20 + 1))
+	}
+	for _, digest := range resp.Held {
+		m.fetchHeld(ctx, digest)
+	}
+	m.beat()
+}
+
+// fetchHeld takes a delegation that was made while the agent was away.
+func (m *Mesh) fetchHeld(ctx context.Context, digest string) {
+	m.mu.Lock()
+	_, have := m.held[digest]
+	m.mu.Unlock()
+	if have {
+		return
+	}
+	c, err := m.gate.Chain(ctx, digest)
+	if err != nil {
+		m.log.Debug().Err(err).Str("chain", digest).Msg("delegation cannot be used")
+		return
+	}
+	m.keep(ctx, c)
+}
+
+// keep takes a verified chain that was delegated to this agent.
+func (m *Mesh) keep(ctx context.Context, c *capability.Chain) bool {
+	if c.Holder() != m.info.Agent || len(c.Hops()) < 2 {
+		return false
+	}
+	if err := c.Check(m.cfg.clock(), m.peers.Directory(ctx)); err != nil {
+		m.log.Debug().Err(err).Str("chain", c.Digest()).Msg("delegation cannot be used")
+		return false
+	}
+	m.mu.Lock()
+	_, have := m.held[c.Digest()]
+	m.held[c.Digest()] = c
+	m.mu.Unlock()
+	if have {
+		return false
+	}
+	if err := m.dir.KeepChain(c.Text()); err != nil {
+		m.log.Warn().Err(err).Msg("delegated chain could not be kept on disk")
+	}
+	m.poke("a delegation came")
+	return true
+}
+
+// beat sees to it that heartbeats go out under the current epoch.
+func (m *Mesh) beat() {
+	t := &m.tended
+	epoch, interval := m.epoch.Load().String(), t.interval
+	if interval <= 0 {
+		interval = heartbeat.DefaultInterval
+	}
+	want := epoch + " " + interval.String()
+	if m.beats != nil && t.beating == want && !t.quiet {
+		return
+	}
+	if m.beats != nil {
+		m.beats.Close()
+		m.beats = nil
+	}
+	if t.quiet {
+		return
+	}
+	s, err := heartbeat.NewSender(heartbeat.SenderConfig{
+		Agent: m.info.Agent, Instance: m.info.Instance, Epoch: epoch, Client: clientVersion, Interval: interval,
+		InFlight: func() int { return int(m.atWork.Load()) },
+		Send:     m.sendBeat, Log: m.log,
+	})
+	if err != nil {
+		m.log.Error().Err(err).Msg("no heartbeats are sent")
+		return
+	}
+	m.beats, t.beating = s, want
+}
+
+// renew replaces the certificate at half of its life.
+func (m *Mesh) renew(ctx context.Context) {
+	leaf := m.tls.Leaf()
+	if leaf == nil {
+		return
+	}
+	now := m.cfg.clock()
+	if now.Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)) {
+		return
+	}
+	if err := m.renewNow(ctx); err != nil {
+		m.log.Warn().Err(err).Time("not_after", leaf.NotAfter).Msg("certificate could not be renewed yet")
+		return
+	}
+	m.log.Info().Time("not_after", m.tls.NotAfter()).Msg("certificate renewed")
+	m.tended.replace = time.Now() // take it into use
+}
+
+func (m *Mesh) renewNow(ctx context.Context) error {
+	text, err := pki.ReadSecret(m.dir.File(agentdir.TLSKeyFile))
+	if err != nil {
+		return err
+	}
+	key, err := pki.ParseKey(text)
+	if err != nil {
+		return err
+	}
+	csr, err := pki.CSR(key, m.info.Agent, m.info.TrustDomain)
+	if err != nil {
+		return err
+	}
+	var resp wire.Renewed
+	if err := m.ask(ctx, wire.SelfRenew, wire.Renew{CSR: string(csr)}, &resp); err != nil {
+		return err
+	}
+	if err := checkRenewed(resp.Certificate, key); err != nil {
+		return err
+	}
+	if err := pki.WriteFile(m.dir.File(agentdir.TLSCertFile), []byte(resp.Certificate)); err != nil {
+		return err
+	}
+	return m.tls.Reload()
+}
+
+// checkRenewed refuses a certificate for another key before it replaces one
+// that works.
+func checkRenewed(text string, key *pki.Key) error {
+	certs, err := pki.ParseCertificates([]byte(text))
+	if err != nil {
+		return err
+	}
+	if !samePublicKey(certs[0], key) {
+		return errors.New("meshclient: the renewed certificate is for another key")
+	}
+	return nil
+}
+
+func samePublicKey(cert *x509.Certificate, key *pki.Key) bool {
+	a, err1 := x509.MarshalPKIXPublicKey(cert.PublicKey)
+	b, err2 := x509.MarshalPKIXPublicKey(key.Public())
+	return err1 == nil && err2 == nil && slices.Equal(a, b)
+}
+
+// onFeed passes registry documents on to the view of peers.
+func (m *Mesh) onFeed(msg *nats.Msg) {
+	prefix := m.space.FeedAgents() + "."
+	if len(msg.Subject) > len(prefix) && msg.Subject[:len(prefix)] == prefix {
+		m.peers.Observe(msg.Subject[len(prefix):], string(msg.Data))
+	}
+}

@@ -1,0 +1,254 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/jws"
+	"github.com/sealmesh/sealmesh/internal/limits"
+)
+
+// A chain is stored under its digest, which agents may read, and indexed under
+// holder and digest, which they cannot: the index tells an instance that just
+// connected which delegations wait for it.
+
+// PutChain stores a verified chain until it ends. Storing it again is no error.
+func (s *Store) PutChain(ctx context.Context, c *capability.Chain) error {
+	ttl := ttlUntil(c.Expires(), s.cfg.Clock())
+	if ttl <= 0 {
+		return denial.New(denial.TokenExpired, "chain has ended")
+	}
+	if err := s.createOnce(ctx, s.chains, c.Digest(), []byte(c.Text()), ttl); err != nil {
+		return err
+	}
+	if len(c.Hops()) > 1 {
+		return s.createOnce(ctx, s.chains, heldKey(c.Holder(), c.Digest()), []byte(c.Digest()), ttl)
+	}
+	return nil
+}
+
+// Upload stores a chain that an agent delegated. Only the delegator may store
+// it, and only so many.
+func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capability.Chain, error) {
+	now := s.cfg.Clock()
+	c, err := capability.Verify(text, s.cfg.Ring, now)
+	if err != nil {
+		return nil, err
+	}
+	hops := c.Hops()
+	if last := hops[len(hops)-1]; last.By != by {
+		return nil, denial.New(denial.NotHolder, "the last delegation of the chain is not by %q", by)
+	}
+	if err := c.Check(now, s.Directory(ctx)); err != nil {
+		return nil, err
+	}
+	if _, err := s.readChainText(ctx, c.Digest()); err == nil {
+		return c, nil
+	}
+	if n, err := s.count(ctx, s.chains, "by."+by.String()+".*"); err != nil {
+		return nil, err
+	} else if n >= limits.UploadedChains {
+		return nil, denial.New(denial.QuotaExceeded, "agent %q has %d delegations stored; end some", by, n)
+	}
+	if err := s.createOnce(ctx, s.chains, "by."+by.String()+"."+c.Digest(), []byte(c.Digest()), ttlUntil(c.Expires(), now)); err != nil {
+		return nil, err
+	}
+	if err := s.PutChain(ctx, c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Chain reads and verifies a stored chain; denial.UnknownChain if there is none.
+func (s *Store) Chain(ctx context.Context, digest string) (*capability.Chain, error) {
+	text, err := s.readChainText(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	c, err := capability.Verify(text, s.cfg.Ring, s.cfg.Clock())
+	if err != nil {
+		return nil, err
+	}
+	if c.Digest() != digest {
+		return nil, denial.New(denial.BadRecord, "another chain is stored under this digest")
+	}
+	return c, nil
+}
+
+func (s *Store) readChainText(ctx context.Context, digest string) (string, error) {
+	if !jws.IsDigest(digest) {
+		return "", denial.New(denial.BadInput, "not a chain digest")
+	}
+	e, err := s.leaderRead(ctx, ChainsBucket, digest)
+	if errors.Is(err, errNoEntry) {
+		return "", denial.New(denial.UnknownChain, "no chain is stored under %s", digest)
+	}
+	return string(e.value), err
+}
+
+// Held returns the digests of the delegated chains that were stored for holder.
+func (s *Store) Held(ctx context.Context, holder agentid.ID) ([]string, error) {
+	var out []string
+	err := s.each(ctx, s.chains, heldKey(holder, "*"), func(_ string, value []byte) error {
+		out = append(out, string(value))
+		return nil
+	})
+	return out, err
+}
+
+// DelegatedBy returns the chains whose last hop is by the agent, not expired.
+func (s *Store) DelegatedBy(ctx context.Context, by agentid.ID) ([]*capability.Chain, error) {
+	var digests []string
+	err := s.each(ctx, s.chains, "by."+by.String()+".*", func(_ string, value []byte) error {
+		digests = append(digests, string(value))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []*capability.Chain
+	for _, d := range digests {
+		if c, err := s.Chain(ctx, d); err == nil {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+func heldKey(holder agentid.ID, digest string) string {
+	return "held." + holder.String() + "." + digest
+}
+
+// createOnce creates a key with a time to live; an existing one is left alone.
+func (s *Store) createOnce(ctx context.Context, kv jetstream.KeyValue, key string, value []byte, ttl time.Duration) error {
+	_, err := kv.Create(ctx, key, value, jetstream.KeyTTL(ttl))
+	if err != nil && !isConflict(err) {
+		return fmt.Errorf("registry: storing %s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Store) count(ctx context.Context, kv jetstream.KeyValue, filter string) (int, error) {
+	n := 0
+	err := s.each(ctx, kv, filter, func(string, []byte) error { n++; return nil })
+	return n, err
+}
+
+// ttlUntil rounds up to whole seconds: the server truncates a TTL, and a record
+// that ends before its token would make a valid chain unknown.
+func ttlUntil(end, now time.Time) time.Duration {
+	d := end.Sub(now)
+	if d <= 0 {
+		return 0
+	}
+	return d.Truncate(time.Second) + time.Second
+}
+
+// Directory answers what a chain's check asks of the registry, reading from the
+// leader. Use one for one decision: it caches what it read.
+func (s *Store) Directory(ctx context.Context) capability.Directory {
+	return &directory{ctx: ctx, store: s, agents: map[agentid.ID]*Agent{}}
+}
+
+type directory struct {
+	ctx    context.Context
+	store  *Store
+	agents map[agentid.ID]*Agent
+}
+
+func (d *directory) agent(id agentid.ID) (*Agent, error) {
+	if a := d.agents[id]; a != nil {
+		return a, nil
+	}
+	a, err := d.store.Agent(d.ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	d.agents[id] = a
+	return a, nil
+}
+
+func (d *directory) Standing(id agentid.ID) error {
+	a, err := d.agent(id)
+	if err != nil {
+		return err
+	}
+	return a.Status.Standing()
+}
+
+func (d *directory) SignerStanding(id agentid.ID, key string) error {
+	i, err := d.store.Instance(d.ctx, id, agentid.InstanceOf(key))
+	if err != nil {
+		return err
+	}
+	return SignerStanding(i, key, d.store.cfg.Ring, d.store.cfg.Clock())
+}
+
+func (d *directory) TokenLive(holder agentid.ID, token string) error {
+	a, err := d.agent(holder)
+	if err != nil {
+		return err
+	}
+	return a.TokenLive(token)
+}
+
+func (d *directory) NotVoided(issuer agentid.ID, token string) error {
+	a, err := d.agent(issuer)
+	if err != nil {
+		return err
+	}
+	return a.NotVoided(token)
+}
+
+// SignerStanding reports whether key may have signed a delegation: it is the
+// instance's own and the instance is not revoked. A pod that expired or left
+// changes nothing about what it delegated.
+func SignerStanding(i *Instance, key string, ring *capability.Keyring, now time.Time) error {
+	p, err := i.Identity(ring, now)
+	if err != nil {
+		return err
+	}
+	if p.Key != key {
+		return denial.New(denial.UnlistedKey, "%s/%s has another key", i.Agent, i.Instance)
+	}
+	if i.State == InstanceRevoked {
+		return denial.New(denial.Revoked, "instance %s/%s is revoked", i.Agent, i.Instance)
+	}
+	return nil
+}
+
+// TokenLive reports whether the record lists the root token as live.
+func (a *Agent) TokenLive(token string) error {
+	for _, t := range a.Tokens {
+		if t == token {
+			return nil
+		}
+	}
+	return denial.New(denial.TokenTakenBack, "root token is no longer live for %q", a.Agent)
+}
+
+// NotVoided reports whether the record does not list the delegation as voided.
+func (a *Agent) NotVoided(token string) error {
+	for _, v := range a.Voided {
+		if v.Token == token {
+			return denial.New(denial.TokenTakenBack, "%q ended this delegation", a.Agent)
+		}
+	}
+	return nil
+}
+
+// ShortDigest is a digest for people.
+func ShortDigest(digest string) string {
+	if len(digest) <= 12 {
+		return digest
+	}
+	return strings.ToValidUTF8(digest[:12], "") + "…"
+}

@@ -1,0 +1,96 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealmesh/sealmesh/agentid"
+)
+
+// Event is one record as it was or became; exactly one of Agent and Instance is
+// set. Current is false for the records that were there when the watch began.
+type Event struct {
+	Agent    *Agent
+	Instance *Instance
+	Current  bool
+}
+
+// Watch calls f for every record there is and then for every change, until ctx
+// ends or f returns an error. Records that do not verify are skipped and
+// logged: nobody acts on them.
+func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
+	w, err := s.agents.Watch(ctx, ">", jetstream.IgnoreDeletes())
+	if err != nil {
+		return fmt.Errorf("registry: watching: %w", err)
+	}
+	defer w.Stop() //nolint:errcheck // the watcher is read only
+	current := false
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-w.Updates():
+			if !ok {
+				return ctx.Err()
+			}
+			if e == nil {
+				current = true
+				if err := f(Event{Current: true}); err != nil {
+					return err
+				}
+				continue
+			}
+			ev, ok := s.decodeEvent(e.Key(), string(e.Value()))
+			if !ok {
+				continue
+			}
+			ev.Current = current
+			if err := f(ev); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *Store) decodeEvent(key, text string) (Event, bool) {
+	now := s.cfg.Clock()
+	if agent, inst, ok := splitInstanceKey(key); ok {
+		i, err := DecodeInstance(text, agent, inst, s.cfg.Ring, now)
+		if err != nil {
+			s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
+			return Event{}, false
+		}
+		return Event{Instance: i}, true
+	}
+	id, err := agentid.Parse(key)
+	if err != nil {
+		return Event{}, false // the tick, the ring
+	}
+	a, err := DecodeAgent(text, id, s.cfg.Ring, now)
+	if err != nil {
+		s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
+		return Event{}, false
+	}
+	return Event{Agent: a}, true
+}
+
+// splitInstanceKey reads the key of an instance's record; the mesh's own keys
+// are not of that form.
+func splitInstanceKey(key string) (agentid.ID, agentid.Instance, bool) {
+	name, inst, ok := strings.Cut(key, ".")
+	if !ok {
+		return agentid.ID{}, agentid.Instance{}, false
+	}
+	id, err := agentid.Parse(name)
+	if err != nil {
+		return agentid.ID{}, agentid.Instance{}, false
+	}
+	i, err := agentid.ParseInstance(inst)
+	if err != nil {
+		return agentid.ID{}, agentid.Instance{}, false
+	}
+	return id, i, true
+}
