@@ -44,7 +44,8 @@ tidy-check:
 fuzz-short:
 	@set -e; n=0; \
 	for pkg in $$($(GO) list $(PKG)); do \
-		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+		names=$$($(GO) test -list '^Fuzz' $$pkg); \
+		for f in $$(echo "$$names" | grep '^Fuzz' || true); do \
 			n=$$((n+1)); echo "== $$pkg $$f"; \
 			$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZ) $$pkg; \
 		done; \

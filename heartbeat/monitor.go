@@ -171,9 +171,11 @@ func (m *Monitor) poke() {
 
 // Watch takes an instance on: call it at every admission, with the epoch and
 // policy of the record, and after a start for every instance that the registry
-// has online. It counts as a sign of life. A zero instance stands for the agent
-// itself: it sets the policy and, under Always, says that the agent must be
-// alive even if no instance follows.
+// has online. It starts the timeout; for one that is watched already under this
+// epoch it changes the policy and no more, so it may be repeated at every change
+// of a record. A zero instance stands for the agent itself: it sets the policy
+// and, under Always, says that the agent must be alive even if no instance
+// follows.
 //
 // Refusals: denial.StaleEpoch if a higher epoch is known, denial.Expired if this
 // very epoch has expired (the admission lost a race), denial.QuotaExceeded,
@@ -224,17 +226,18 @@ func (m *Monitor) admit(a *agent, instance agentid.Instance, e envelope.Epoch, n
 		if err := a.room(); err != nil {
 			return err
 		}
-		w = &watch{agent: a, instance: instance, epoch: e}
+		w = &watch{agent: a, instance: instance, epoch: e, heard: now}
 		a.instances = append(a.instances, w)
 	case !e.Covers(w.epoch):
 		return denial.New(denial.StaleEpoch, "instance %s is at epoch %s, not %s", w.name(), w.epoch, e)
 	case e != w.epoch || w.state == left:
 		w.revive(e)
+		w.heard = now
 	case w.state == expired:
 		return denial.New(denial.Expired, "instance %s expired under epoch %s", w.name(), e)
 	}
-	// While the registry is being asked to expire it, its answer decides.
-	w.alive(now)
+	// One that is watched already gains nothing: only its own beats speak for
+	// it, or a dead instance would live on whatever changes its agent's record.
 	return nil
 }
 

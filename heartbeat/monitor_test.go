@@ -245,6 +245,22 @@ func TestWatchRefusesJunk(t *testing.T) {
 	})
 }
 
+// Changes of a record are told again and again, also while an instance is dead.
+func TestWatchingAgainIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := start(t)
+		defer m.end()
+		m.watch(reader, pod, "3.1")
+		for range 8 {
+			time.Sleep(10 * time.Second)
+			m.watch(reader, pod, "3.1")
+			m.watch(reader, agentid.Instance{}, "3.0")
+		}
+		time.Sleep(time.Minute)
+		m.wantCalls(call{90 * time.Second, "expire heartbeat-timeout", name(reader, pod), "3.1", nil})
+	})
+}
+
 func TestForget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := start(t)

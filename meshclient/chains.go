@@ -2,7 +2,9 @@ package meshclient
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
@@ -54,6 +56,10 @@ func (m *Mesh) roots(ctx context.Context) ([]string, error) {
 	return a.Tokens, nil
 }
 
+// Chains returns every chain that the agent holds, own first. Whether each is
+// worth something now is for receivers to check.
+func (m *Mesh) Chains(ctx context.Context) ([]*capability.Chain, error) { return m.chains(ctx) }
+
 // chains returns every chain that the agent holds, own first.
 func (m *Mesh) chains(ctx context.Context) ([]*capability.Chain, error) {
 	roots, err := m.roots(ctx)
@@ -76,6 +82,29 @@ func (m *Mesh) chains(ctx context.Context) ([]*capability.Chain, error) {
 	m.mu.Unlock()
 	return out, nil
 }
+
+// usable returns the digests of the chains that a connection made now could rest
+// on: the root tokens, and the delegated ones that stand.
+func (m *Mesh) usable(ctx context.Context, roots []string) []string {
+	out := slices.Clone(roots)
+	m.mu.Lock()
+	held := slices.Collect(maps.Values(m.held))
+	m.mu.Unlock()
+	now, dir := m.cfg.clock(), m.peers.Directory(ctx)
+	for _, c := range held {
+		err := c.Check(now, dir)
+		if err == nil && c.Expires().Sub(now) > endsSoon {
+			out = append(out, c.Digest())
+		} else if err != nil {
+			m.forget(c, err)
+		}
+	}
+	return out
+}
+
+// endsSoon is how little must be left of a chain for no connection to be made
+// for it; the control plane leaves it out as well.
+const endsSoon = 3 * time.Second
 
 // chainFor returns a chain by which the agent holds the scope now. Delegated
 // chains that are worth nothing any more are forgotten on the way.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/wire"
@@ -61,12 +62,12 @@ func denied(err error) error {
 // Everything else that a handler returns stays at home: the caller is told
 // [CodeInternal] and no more.
 type Error struct {
-	Code    string // CodeInvalid, CodeNotFound, or "app." and the application's own
+	Code    string // CodeInvalid, CodeNotFound, or "app-" and the application's own
 	Message string
 }
 
 // The error codes that cross the mesh. Applications make their own with the
-// prefix "app.".
+// prefix "app-": lower case letters, digits and hyphens, at most 40 characters.
 const (
 	CodeDenied      = "denied"
 	CodeInvalid     = "invalid"
@@ -99,7 +100,7 @@ func outgoing(err error) (code string, payload []byte) {
 	var e *Error
 	var d *Denied
 	switch {
-	case errors.As(err, &e):
+	case errors.As(err, &e) && validCode(e.Code):
 		msg := e.Message
 		if len(msg) > maxErrorText {
 			msg = msg[:maxErrorText]
@@ -117,6 +118,17 @@ func outgoing(err error) (code string, payload []byte) {
 		return CodeUnavailable, nil
 	}
 	return CodeInternal, nil
+}
+
+var codeForm = regexp.MustCompile(`^app-[a-z0-9-]{1,36}$`)
+
+// validCode reports whether a handler may answer with the code.
+func validCode(code string) bool {
+	switch code {
+	case CodeInvalid, CodeNotFound, CodeUnavailable, CodeDeadline, CodeInternal:
+		return true
+	}
+	return codeForm.MatchString(code)
 }
 
 // incoming turns a reply's error code and payload into an error.

@@ -102,17 +102,17 @@ func (m *Mesh) look(ctx context.Context, why string) {
 	if !m.tended.asked {
 		m.askSession(ctx, l)
 	}
-	if m.due(l, roots) {
+	if m.due(ctx, l, roots) {
 		m.rotate(ctx)
 	}
 }
 
 // due reports whether the connection has to be replaced now. A rotation that
 // must wait for the least interval is remembered.
-func (m *Mesh) due(l *link, roots []string) bool {
+func (m *Mesh) due(ctx context.Context, l *link, roots []string) bool {
 	now, t := time.Now(), &m.tended
 	need := !t.replace.IsZero() && !now.Before(t.replace)
-	for _, d := range append(slices.Clone(roots), m.presented()...) {
+	for _, d := range m.usable(ctx, roots) {
 		need = need || !l.covers(d)
 	}
 	t.again = time.Time{}
@@ -150,8 +150,8 @@ func (m *Mesh) rotate(ctx context.Context) {
 	m.link.Store(fresh)
 	m.tended.rotated, m.tended.replace = time.Now(), time.Time{}
 	m.setAway(nil)
-	m.announce()
 	m.askSession(ctx, fresh)
+	m.announce()
 	m.tending.Go(func() {
 		defer m.recent.end()
 		m.retire(old)
@@ -200,6 +200,10 @@ func (m *Mesh) askSession(ctx context.Context, l *link) {
 		m.log.Debug().Err(err).Msg("session is not known yet")
 		m.tended.asked = false
 		return
+	}
+	if !resp.Expires.IsZero() {
+		// What was presented is a wish; this is what the broker's grant rests on.
+		l.setCovered(resp.Chains)
 	}
 	t := &m.tended
 	t.asked, t.interval, t.quiet, t.replace = true, time.Duration(resp.HeartbeatMS)*time.Millisecond, !resp.Watched, time.Time{}

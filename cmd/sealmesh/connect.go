@@ -38,7 +38,7 @@ func (a *app) find(usual string) (*agentdir.Dir, error) {
 	if err == nil {
 		return dir, nil
 	}
-	hint := a.suggest("agent add %s --enroll", as) + " on the mesh's host, sealmesh enroll elsewhere"
+	hint := "on the mesh's host, " + a.suggest("agent add %s --enroll", quoted(as)) + "; elsewhere, sealmesh enroll"
 	if _, e := os.Stat(a.mesh); errors.Is(e, os.ErrNotExist) {
 		hint = "there is no mesh directory " + a.mesh + "; sealmesh up makes one, --mesh DIR names another"
 	}

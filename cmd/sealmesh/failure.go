@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -76,6 +77,10 @@ func failureOf(err error) failure {
 	var h interface{ Hint() string }
 	if errors.As(err, &h) {
 		f.Hint = h.Hint()
+		// Some errors say their hint themselves, at the end; once is enough.
+		if rest, ok := strings.CutSuffix(f.Message, f.Hint); ok && f.Hint != "" {
+			f.Message = strings.TrimSuffix(strings.TrimRight(strings.TrimSuffix(rest, "run: "), " "), ";")
+		}
 	}
 	var bad *usageError
 	var denied *meshclient.Denied

@@ -30,7 +30,7 @@ too late (retry).`
 	f := root.PersistentFlags()
 	f.StringVar(&a.mesh, "mesh", "", "mesh directory (default $SEALMESH_MESH, then ./mesh)")
 	f.StringVar(&a.as, "as", "", "agent to act as: an ID, or a path with a slash (default $SEALMESH_AS)")
-	f.BoolVar(&a.json, "json", false, "print JSON, errors too")
+	f.BoolVar(&a.json, "json", a.json, "print JSON, errors too")
 	f.DurationVar(&a.timeout, "timeout", 0, "give up after this time, for example 30s")
 	f.StringVar(&a.logLevel, "log-level", "", "trace, debug, info, warn, error or disabled: JSON lines on standard error")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log at level info")
@@ -79,9 +79,9 @@ func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 		Args: cobra.ArbitraryArgs, // else cobra words the errors
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage(c, "%s needs a command", c.CommandPath())
+				return usage(c, "a command is missing after %s", c.CommandPath())
 			}
-			err := usage(c, "unknown command %q for %s", args[0], c.CommandPath())
+			err := usage(c, "unknown command %q after %s", args[0], c.CommandPath())
 			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 				err.hint = "did you mean " + strings.Join(near, " or ")
 			}
@@ -100,17 +100,34 @@ func takes(least, most int, words string) cobra.PositionalArgs {
 			return nil
 		}
 		if most == 0 {
-			return usage(c, "%s takes no arguments", c.CommandPath())
+			return usage(c, "%s takes no arguments", verb(c))
 		}
-		return usage(c, "%s takes %s", c.CommandPath(), words)
+		return usage(c, "%s takes %s", verb(c), words)
 	}
+}
+
+// verb is the name of a command as error lines, which begin with that of the
+// program, say it.
+func verb(c *cobra.Command) string {
+	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 }
 
 // suggest is a sealmesh command to type next, for the same mesh directory.
 func (a *app) suggest(format string, args ...any) string {
 	s := "sealmesh " + fmt.Sprintf(format, args...)
 	if a.mesh != "" && a.mesh != defaultMesh && a.mesh != "./"+defaultMesh && a.getenv("SEALMESH_MESH") != a.mesh {
-		s += " --mesh " + a.mesh
+		s += " --mesh " + quoted(a.mesh)
 	}
 	return s
+}
+
+// quoted makes one word of s for a shell.
+func quoted(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

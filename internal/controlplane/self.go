@@ -63,7 +63,7 @@ func (p *Plane) session(ctx context.Context, from agentid.ID, inst agentid.Insta
 	}
 	for _, s := range sessions {
 		if s.Instance == inst && s.ServerID == req.Server && s.ClientID == req.Client {
-			resp.Expires = s.Expires
+			resp.Expires, resp.Chains = s.Expires, s.Chains
 		}
 	}
 	if resp.Held, err = p.store.Held(ctx, from); err != nil {

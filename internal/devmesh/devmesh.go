@@ -51,7 +51,11 @@ type Mesh struct {
 
 // Start makes a mesh in an empty directory and starts it.
 func Start(ctx context.Context, dir string, o Options) (*Mesh, error) {
-	init := meshdir.InitOptions{NATSListen: "127.0.0.1:0", ControlListen: "127.0.0.1:0"}
+	// The real addresses are known once both listen; Up puts them in place.
+	init := meshdir.InitOptions{
+		NATSListen: "127.0.0.1:4222", NATSURL: "tls://127.0.0.1:4222",
+		ControlListen: "127.0.0.1:0", ControlURL: "https://127.0.0.1:4223",
+	}
 	if o.Heartbeat > 0 {
 		init.Heartbeat.Interval, init.Heartbeat.Timeout = o.Heartbeat, 3*o.Heartbeat
 	}
@@ -65,6 +69,7 @@ func Start(ctx context.Context, dir string, o Options) (*Mesh, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.Config.Control.URL = ""
 	m := &Mesh{Dir: d, opts: o, listen: "127.0.0.1:-1"}
 	if err := m.Up(ctx); err != nil {
 		return nil, err

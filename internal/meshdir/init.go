@@ -1,7 +1,6 @@
 package meshdir
 
 import (
-	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,10 +107,11 @@ func (b *builder) authority(role pki.Role) (*pki.CA, error) {
 
 func (b *builder) keys() error {
 	for _, k := range []keyFile{tokensKey, recordsKey, issuerKey, xKey, serviceKey, systemKey} {
-		kp, err := nkeys.CreatePair(k.kind)
+		create := func() (nkeys.KeyPair, error) { return nkeys.CreatePair(k.kind) }
 		if k.kind == nkeys.PrefixByteCurve {
-			kp, err = nkeys.CreateCurveKeys()
+			create = nkeys.CreateCurveKeys
 		}
+		kp, err := create()
 		if err != nil {
 			return fmt.Errorf("meshdir: making a key: %w", err)
 		}
@@ -188,8 +188,7 @@ func (b *builder) server(service string, hosts []string, dir, name string) error
 	if err != nil {
 		return err
 	}
-	var pub crypto.PublicKey = key.Public()
-	chain, err := b.infraCA.SignServer(pub, hosts, service, 0, b.now)
+	chain, err := b.infraCA.SignServer(key.Public(), hosts, service, 0, b.now)
 	if err != nil {
 		return err
 	}

@@ -115,6 +115,7 @@ type SessionRequest struct {
 type SessionResponse struct {
 	Expires     time.Time `json:"expires"`
 	Held        []string  `json:"held,omitempty"`
+	Chains      []string  `json:"chains,omitempty"` // digests that the connection's grant rests on
 	HeartbeatMS int64     `json:"heartbeat_ms"`
 	Watched     bool      `json:"watched"` // false: send no beats
 }

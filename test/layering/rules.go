@@ -23,7 +23,8 @@ const (
 	Support                   // what the top of tier 2 and all of tier 3 share
 	Assembly                  // what is put together from that: the mesh directory, test servers
 	Surface                   // 3: meshclient, internal/controlplane
-	Harness                   // meshclient/meshtest, which joins both
+	Whole                     // a mesh in one process, out of both
+	Harness                   // meshclient/meshtest on top of that
 	Program                   // 4: cmd, examples, test
 )
 
@@ -47,10 +48,12 @@ var tiers = map[string]Tier{
 	"internal/natsconf":     Support,
 	"internal/natsserver":   Support,
 	"internal/wire":         Support,
+	"internal/enrol":        Assembly,
 	"internal/meshdir":      Assembly,
 	"internal/natstest":     Assembly,
 	"meshclient":            Surface,
 	"internal/controlplane": Surface,
+	"internal/devmesh":      Whole,
 	"meshclient/meshtest":   Harness,
 	"cmd":                   Program,
 	"examples":              Program,

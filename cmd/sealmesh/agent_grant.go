@@ -1,0 +1,35 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/sealmesh/sealmesh/internal/wire"
+)
+
+func newAgentGrant(a *app) *cobra.Command {
+	var rights rightsFlags
+	var depth int
+	c := &cobra.Command{
+		Use:   "grant ID",
+		Short: "Give an agent further rights",
+		Args:  takes(1, 1, "ID"),
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := agentArg(c, args[0])
+			if err != nil {
+				return err
+			}
+			r, err := rights.required(c)
+			if err != nil {
+				return err
+			}
+			v, err := operate[wire.AgentView](c.Context(), a, wire.AdminRequest{Op: wire.OpGrant, Target: id.String(), Rights: r, Depth: depth})
+			if err != nil {
+				return err
+			}
+			return a.showAgent(v)
+		},
+	}
+	rights.register(c.Flags())
+	c.Flags().IntVar(&depth, "depth", 0, "how often these rights may be passed on (default: as for the agent)")
+	return c
+}

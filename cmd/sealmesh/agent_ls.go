@@ -1,0 +1,51 @@
+package main
+
+import (
+	"io"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+func newAgentLs(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the agents",
+		Args:    takes(0, 0, ""),
+		RunE: func(c *cobra.Command, _ []string) error {
+			list, err := operate[wire.AgentList](c.Context(), a, wire.AdminRequest{Op: wire.OpList})
+			if err != nil {
+				return err
+			}
+			list.Agents = some(list.Agents)
+			for i := range list.Agents {
+				list.Agents[i] = complete(list.Agents[i])
+			}
+			return a.show(list, func(w io.Writer) {
+				rows := [][]string{{"AGENT", "STATUS", "EPOCH", "KIND", "ONLINE", "CALL", "HANDLE", "PUBLISH", "SUBSCRIBE"}}
+				for _, v := range list.Agents {
+					rows = append(rows, []string{
+						v.Agent.String(), clean(string(v.Status)), strconv.FormatUint(v.Epoch, 10), clean(string(v.Kind)), online(v),
+						names(v.Call), names(v.Handle), listed(v.Publish), listed(v.Subscribe),
+					})
+				}
+				table(w, rows...)
+			})
+		},
+	}
+}
+
+// online counts instances: "1/2".
+func online(v wire.AgentView) string {
+	n := 0
+	for _, i := range v.Instances {
+		if i.State == registry.Online {
+			n++
+		}
+	}
+	return strconv.Itoa(n) + "/" + strconv.Itoa(len(v.Instances))
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/authcallout"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// canDoc is sealmesh.can/v1.
+type canDoc struct {
+	Schema  string     `json:"schema"`
+	Agent   agentid.ID `json:"agent"`
+	Action  string     `json:"action"`
+	Scope   string     `json:"scope"` // or topic
+	Allowed bool       `json:"allowed"`
+	Reason  string     `json:"reason,omitempty"`
+	Detail  string     `json:"detail"`
+	Line    *lineDoc   `json:"line,omitempty"`
+}
+
+// lineDoc is one permission of a grant.
+type lineDoc struct {
+	Action  string `json:"action"` // pub or sub
+	Subject string `json:"subject"`
+	Queue   string `json:"queue,omitempty"`
+	From    string `json:"from"`
+}
+
+func lineOf(l authcallout.Line, publish bool) *lineDoc {
+	action := "sub"
+	if publish {
+		action = "pub"
+	}
+	return &lineDoc{action, l.Subject, l.Queue, l.From}
+}
+
+func newCan(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "can AGENT call|handle|publish|subscribe SCOPE|TOPIC",
+		Short: "Say whether an agent may do something, and why: exit 0 yes, 1 no",
+		Args:  takes(3, 3, "AGENT, then call, handle, publish or subscribe, then a scope or topic"),
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := agentArg(c, args[0])
+			if err != nil {
+				return err
+			}
+			want, err := wanted(c, args[1], args[2])
+			if err != nil {
+				return err
+			}
+			g, err := a.grantOf(c.Context(), id)
+			if err != nil {
+				return err
+			}
+			doc := want.judge(g, a.now())
+			doc.Action, doc.Scope = args[1], args[2]
+			if err := a.show(doc, func(w io.Writer) {
+				answer := "no"
+				if doc.Allowed {
+					answer = "yes"
+				}
+				fmt.Fprintf(w, "%s: %s\n", answer, clean(doc.Detail))
+			}); err != nil {
+				return err
+			}
+			if !doc.Allowed {
+				return &said{exitFailed}
+			}
+			return nil
+		},
+	}
+}
+
+// granted is an agent's record and the grant that it compiles to.
+type granted struct {
+	view  wire.AgentView
+	space subject.Space
+	grant authcallout.Grant
+}
+
+// grantOf fetches an agent's record and compiles it, as the auth callout does
+// when the agent connects.
+func (a *app) grantOf(ctx context.Context, id agentid.ID) (granted, error) {
+	dir, err := a.find(adminID)
+	if err != nil {
+		return granted{}, err
+	}
+	g := granted{}
+	if g.space, err = subject.New(dir.Info.Prefix); err != nil {
+		return granted{}, err
+	}
+	if g.view, err = operate[wire.AgentView](ctx, a, wire.AdminRequest{Op: wire.OpShow, Target: id.String()}); err != nil {
+		return granted{}, err
+	}
+	scopes, err := held(g.view)
+	if err != nil {
+		return granted{}, err
+	}
+	// Instances of one agent differ in their names alone; one that never
+	// enrolled is looked at under the name of no key.
+	instance := agentid.InstanceOf(id.String())
+	if len(g.view.Instances) > 0 {
+		instance = g.view.Instances[0].Instance
+	}
+	g.grant, err = authcallout.Compile(g.space, authcallout.Subject{Agent: id, Instance: instance, Scopes: scopes})
+	return g, err
+}
+
+// question is what can asks of a grant.
+type question struct {
+	scope   capability.Scope
+	flag    string // of agent grant
+	publish bool
+	subject func(subject.Space, agentid.ID) string
+}
+
+func wanted(c *cobra.Command, action, what string) (question, error) {
+	var q question
+	var err error
+	switch action {
+	case "call":
+		if q.scope, err = scopeArg(c, what); err != nil {
+			return q, err
+		}
+		switch q.scope.Verb() {
+		case "handle", "publish", "subscribe":
+			return q, usage(c, "%q is nothing to call; ask for %s", what, q.scope.Verb())
+		}
+		q.publish = true
+		q.subject = func(s subject.Space, id agentid.ID) string { return s.Call(id, q.scope.Dotted()) }
+	case "handle":
+		called, err := scopeArg(c, what)
+		if err != nil {
+			return q, err
+		}
+		if q.scope, err = capability.HandleOf(called); err != nil {
+			return q, badScope(c, err)
+		}
+		d := called.Dotted()
+		q.subject = func(s subject.Space, _ agentid.ID) string { return s.CallFilter(d) + " " + subject.Queue(d) }
+	case "publish":
+		if q.scope, err = capability.PublishOf(what); err != nil {
+			return q, badScope(c, err)
+		}
+		q.publish = true
+		q.subject = func(s subject.Space, id agentid.ID) string { return s.Event(id, what) }
+	case "subscribe":
+		if q.scope, err = capability.SubscribeOf(what); err != nil {
+			return q, badScope(c, err)
+		}
+		q.subject = func(s subject.Space, _ agentid.ID) string { return s.EventFilter(what) }
+	default:
+		return q, usage(c, "%q is not call, handle, publish or subscribe", action)
+	}
+	q.flag = "--" + action + " " + what
+	return q, nil
+}
+
+func (q question) judge(g granted, now time.Time) canDoc {
+	v := g.view
+	doc := canDoc{Schema: "sealmesh.can/v1", Agent: v.Agent}
+	line, ok := g.grant.Allows(q.subject(g.space, v.Agent), q.publish)
+	switch standing := v.Status.Standing(); {
+	case standing != nil:
+		r := denial.Of(standing)
+		doc.Reason, doc.Detail = string(r), fmt.Sprintf("%s is %s", v.Agent, v.Status)
+		if h := denial.Hint(r); h != "" {
+			doc.Detail += "; " + h
+		}
+	case !ok:
+		doc.Reason = string(denial.ScopeNotHeld)
+		doc.Detail = fmt.Sprintf("%s does not hold %s; sealmesh agent grant %s %s gives it", v.Agent, q.scope, v.Agent, q.flag)
+	default:
+		doc.Allowed, doc.Line = true, lineOf(line, q.publish)
+		doc.Detail = fmt.Sprintf("%s holds %s%s", v.Agent, q.scope, lent(v, q.scope, now))
+	}
+	return doc
+}
+
+// lent says from whom a right is, where it is not the agent's own.
+func lent(v wire.AgentView, s capability.Scope, now time.Time) string {
+	own, _, err := registry.Rights{Call: v.Call, Handle: v.Handle, Publish: v.Publish, Subscribe: v.Subscribe}.Scopes()
+	if err == nil {
+		for _, o := range own {
+			if o == s {
+				return ""
+			}
+		}
+	}
+	for _, d := range v.Delegated {
+		for _, o := range d.Scopes {
+			if o == s && d.Expires.After(now) {
+				return fmt.Sprintf(", lent by %s until %s", d.From, when(&d.Expires))
+			}
+		}
+	}
+	return ""
+}

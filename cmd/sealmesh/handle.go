@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/meshclient"
+)
+
+// defaultInFlight is how many commands run at once unless --in-flight says
+// otherwise: a process each, so fewer than a Go handler takes.
+const defaultInFlight = 8
+
+func newHandle(a *app) *cobra.Command {
+	inFlight := defaultInFlight
+	c := &cobra.Command{
+		Use:   "handle SCOPE -- CMD [ARG...]",
+		Short: "Answer the calls of a scope with a command",
+		Long: `Answer the calls of a scope, until SIGINT or SIGTERM. For each verified request
+CMD runs once, without a shell: the payload is its standard input, and what it
+prints is the reply. In its environment are
+
+  MESH_SENDER       the agent that calls
+  MESH_SCOPE        the scope that was called
+  MESH_CORRELATION  the ID of the whole call tree
+  MESH_DEADLINE     until when the caller waits: RFC 3339, UTC, with
+                    milliseconds; empty where it did not say
+
+The payload comes from another agent: treat it as input, never as a command.
+
+When CMD ends with another status than 0, or prints more than a message may
+hold, the caller gets an error reply (app.exit, app.too-much-output) and nothing
+of what it printed. Its standard error goes to the log of this program, not to
+the caller. When the caller no longer waits, CMD and what it started are killed.`,
+		Args: func(c *cobra.Command, args []string) error {
+			if dash := c.ArgsLenAtDash(); dash != 1 || len(args) < 2 {
+				return usage(c, "handle takes SCOPE -- CMD [ARG...]")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			scope, err := scopeArg(c, args[0])
+			if err != nil {
+				return err
+			}
+			if inFlight < 1 {
+				return usage(c, "--in-flight must be at least 1")
+			}
+			path, err := exec.LookPath(args[1])
+			if err != nil {
+				return &hinted{err, "CMD runs without a shell; for one, write -- sh -c '…'"}
+			}
+			argv := append([]string{path}, args[2:]...)
+			return a.serve(c.Context(), func(m *meshclient.Mesh) error {
+				cmd := command{argv: argv, log: a.runLog()}
+				if err := m.Handle(scope.String(), cmd.handle, meshclient.MaxInFlight(inFlight)); err != nil {
+					return a.lacking(err, m.ID(), "--handle "+scope.String())
+				}
+				log := a.runLog()
+				log.Info().Str("agent", m.ID().String()).Str("self", m.Instance().String()).Str("scope", scope.String()).Msg("handling")
+				return nil
+			})
+		},
+	}
+	c.Flags().IntVar(&inFlight, "in-flight", defaultInFlight, "how many commands may run at once")
+	return c
+}
+
+// serve is an agent until ctx ends, or until its keys are revoked: that is
+// final, and a process that waited on would only hide it. --timeout bounds the
+// start.
+func (a *app) serve(ctx context.Context, begin func(*meshclient.Mesh) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	log := a.runLog()
+	start, done := a.deadline(ctx, meshclient.DefaultConnectTimeout)
+	defer done()
+	m, err := a.connect(start, "", log, meshclient.OnAway(func(err error) {
+		var d *meshclient.Denied
+		if errors.As(err, &d) && d.Reason == denial.Revoked {
+			cancel(d)
+		}
+	}))
+	if err != nil {
+		return err
+	}
+	if err := begin(m); err != nil {
+		leave(m, log)
+		return err
+	}
+	if err := m.Run(ctx); err != nil {
+		return fmt.Errorf("closing: %w", err)
+	}
+	if cause := context.Cause(ctx); denial.Of(cause) != "" {
+		return cause
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealmesh/sealmesh/internal/controlplane"
+	"github.com/sealmesh/sealmesh/internal/meshdir"
+)
+
+// serverDoc is sealmesh.server/v1.
+type serverDoc struct {
+	Schema      string   `json:"schema"`
+	Mesh        string   `json:"mesh"`
+	TrustDomain string   `json:"trust_domain"`
+	NATS        []string `json:"nats"`
+	Control     string   `json:"control"`
+}
+
+func newServer(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "server",
+		Short: "Run the control plane against the nats-servers in sealmesh.yaml",
+		Long: `Run the control plane until SIGINT or SIGTERM, against the nats-servers that
+sealmesh.yaml names. It waits for them to be there, as long as --timeout says or
+for ever. Any number of them may run on one mesh.`,
+		Args: takes(0, 0, ""),
+		RunE: func(c *cobra.Command, _ []string) error {
+			empty, err := isEmpty(a.mesh)
+			if err != nil {
+				return err
+			}
+			if empty {
+				return &hinted{errors.New("there is no mesh in " + a.mesh), a.suggest("init") + " makes one"}
+			}
+			mesh, err := meshdir.Load(a.mesh)
+			if err != nil {
+				return err
+			}
+			ctx := c.Context()
+			start, cancel := a.deadline(ctx, 0)
+			defer cancel()
+			plane, err := controlplane.Start(start, controlplane.Config{Mesh: mesh, Log: a.runLog()})
+			if err != nil {
+				return err
+			}
+			defer plane.Close() //nolint:errcheck // it logs what it could not do
+			doc := serverDoc{
+				Schema: "sealmesh.server/v1", Mesh: a.mesh, TrustDomain: mesh.Config.TrustDomain,
+				NATS: mesh.Config.NATS.URLs, Control: plane.URL(),
+			}
+			if err := a.show(doc, func(w io.Writer) {
+				fmt.Fprintf(w, "the control plane of %s is up\n\n", doc.TrustDomain)
+				table(w, []string{"  nats-server", listed(doc.NATS)}, []string{"  listens on", doc.Control}, []string{"  directory", doc.Mesh})
+			}); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return nil
+		},
+	}
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealmesh/sealmesh/internal/wire"
+)
+
+func newStatus(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show how the mesh is",
+		Args:  takes(0, 0, ""),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := operate[wire.MeshStatus](c.Context(), a, wire.AdminRequest{Op: wire.OpStatus})
+			if err != nil {
+				return err
+			}
+			s.Servers = some(s.Servers)
+			return a.show(s, func(w io.Writer) {
+				table(w,
+					[]string{"agents", tally(s.Agents)},
+					[]string{"instances", tally(s.Instances)},
+					[]string{"sessions", strconv.Itoa(s.Sessions)},
+					[]string{"servers", listed(s.Servers)},
+					[]string{"monitor", clean(fmt.Sprintf("%s, %d watched, %d held", s.Monitor.State, s.Monitor.Watched, s.Monitor.Held))},
+					[]string{"denials", strconv.FormatUint(s.Denials, 10) + " since the control plane started"},
+					[]string{"revision", strconv.FormatUint(s.Revision, 10)},
+					[]string{"version", orDash(s.Version)},
+					[]string{"time", when(&s.Time)},
+				)
+			})
+		},
+	}
+}
+
+// tally prints counts by name, the names in order.
+func tally[K ~string](m map[K]int) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if m[k] > 0 {
+			list = append(list, strconv.Itoa(m[k])+" "+string(k))
+		}
+	}
+	return listed(list)
+}
