@@ -224,7 +224,7 @@ func (l *link) drainWork(ctx context.Context) {
 	subs := l.work
 	l.work = nil
 	l.mu.Unlock()
-	drain(ctx, subs)
+	l.drain(ctx, subs)
 }
 
 func (l *link) drainBase(ctx context.Context) {
@@ -232,10 +232,13 @@ func (l *link) drainBase(ctx context.Context) {
 	subs := l.base
 	l.base = nil
 	l.mu.Unlock()
-	drain(ctx, subs)
+	l.drain(ctx, subs)
 }
 
-func drain(ctx context.Context, subs []*nats.Subscription) {
+func (l *link) drain(ctx context.Context, subs []*nats.Subscription) {
+	if !l.nc.IsConnected() {
+		return // nothing comes any more, and a drain would wait for the server
+	}
 	done := make(chan struct{}, len(subs))
 	waiting := 0
 	for _, s := range subs {

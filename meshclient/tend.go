@@ -93,8 +93,8 @@ func (m *Mesh) look(ctx context.Context, why string) {
 	if m.Away() != nil {
 		// The broker compiled the grant anew, from what was presented.
 		l.setCovered(append(slices.Clone(roots), m.presented()...))
-		m.askSession(ctx, l)
 		m.setAway(nil)
+		m.askSession(ctx, l)
 		m.announce()
 	}
 	m.beat()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -60,10 +61,14 @@ func newCan(a *app) *cobra.Command {
 				return err
 			}
 			g, err := a.grantOf(c.Context(), id)
-			if err != nil {
+			var none *absent
+			if err != nil && !errors.As(err, &none) {
 				return err
 			}
-			doc := want.judge(g, a.now())
+			doc := canDoc{Schema: "sealmesh.can/v1", Agent: id, Reason: string(denial.UnlistedAgent), Detail: id.String() + " is not registered"}
+			if err == nil {
+				doc = want.judge(g, a.now())
+			}
 			doc.Action, doc.Scope = args[1], args[2]
 			if err := a.show(doc, func(w io.Writer) {
 				answer := "no"

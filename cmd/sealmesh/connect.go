@@ -89,8 +89,11 @@ func operateOn[T any](ctx context.Context, m *meshclient.Mesh, req wire.AdminReq
 	}
 	reply, err := m.Call(ctx, wire.AdminScope, body, meshclient.ContentType("application/json"))
 	if err != nil {
-		if denial.Of(err) == denial.ScopeNotHeld {
+		switch denial.Of(err) {
+		case denial.ScopeNotHeld:
 			return out, &hinted{err, fmt.Sprintf("%s may not administer this mesh; --as names one that may", m.ID())}
+		case denial.UnlistedAgent, denial.UnlistedKey:
+			return out, &absent{err} // whoever asks was admitted, so it is the other one
 		}
 		return out, err
 	}

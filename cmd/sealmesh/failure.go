@@ -59,6 +59,12 @@ type said struct{ code int }
 
 func (e *said) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// absent says that what an operation is about does not exist. The registry calls
+// that unlisted, and for an agent that is unlisted itself it is a denial.
+type absent struct{ error }
+
+func (e *absent) Unwrap() error { return e.error }
+
 // failure is an error as people and programs are told of it.
 type failure struct {
 	exit      int
@@ -104,6 +110,10 @@ func failureOf(err error) failure {
 		f.Code = app.Code
 	case errors.Is(err, context.Canceled):
 		f.Code, f.Message = codeInterrupted, "interrupted"
+	}
+	var none *absent
+	if errors.As(err, &none) {
+		f.exit, f.Hint = exitFailed, denial.Hint(denial.NotFound)
 	}
 	f.Retryable = f.exit == exitUnavailable
 	return f

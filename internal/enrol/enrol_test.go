@@ -328,6 +328,62 @@ func TestBadAnswers(t *testing.T) {
 	}
 }
 
+// The parts of an answer belong together: each of these is right for this
+// host's nkey or TLS key and wrong for the rest of it.
+func TestMixedAnswers(t *testing.T) {
+	mesh, now := newMesh(t, "test.example"), time.Now()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, edit := range map[string]func(r *wire.EnrollResponse, dir string){
+		"passport with another curve key": func(r *wire.EnrollResponse, _ string) {
+			ring, err := mesh.Ring()
+			must(err)
+			passport, err := capability.VerifyPassport(r.Passport, ring, now)
+			must(err)
+			curve, err := nkeys.CreateCurveKeys()
+			must(err)
+			pub, err := curve.PublicKey()
+			must(err)
+			records, err := mesh.RecordsKey()
+			must(err)
+			r.Passport, err = capability.IssuePassport(records, passport.Agent, passport.Key, pub, now)
+			must(err)
+		},
+		"certificate of another agent for this key": func(r *wire.EnrollResponse, dir string) {
+			text, err := pki.ReadSecret(filepath.Join(dir, agentdir.TLSKeyFile))
+			must(err)
+			key, err := pki.ParseKey(text)
+			must(err)
+			writer := agentid.Require("writer")
+			text, err = pki.CSR(key, writer, "test.example")
+			must(err)
+			csr, err := pki.ParseCSR(text)
+			must(err)
+			ca, err := mesh.AgentCA()
+			must(err)
+			text, err = ca.SignAgent(t.Context(), csr, writer, 0, now)
+			must(err)
+			r.Certificate = string(text)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, dir := newPlane(t, mesh), t.TempDir()
+			edited := false
+			p.edit = func(r *wire.EnrollResponse) { edit(r, dir); edited = true }
+			if _, err := enrol.Enrol(t.Context(), p.token("reader"), dir); err == nil || !edited {
+				t.Errorf("got %v, want a refusal of the edited answer", err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, agentdir.InfoFile)); err == nil {
+				t.Error("agent.json was written")
+			}
+		})
+	}
+}
+
 // A refusal keeps its reason; its text cannot write to the terminal.
 func TestRefusals(t *testing.T) {
 	p := newPlane(t, newMesh(t, "test.example"))

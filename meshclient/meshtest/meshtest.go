@@ -49,7 +49,7 @@ func Heartbeat(interval time.Duration) Option { return func(c *config) { c.Heart
 // silence.
 func Log(w io.Writer) Option {
 	return func(c *config) {
-		c.Log = zerolog.New(w)
+		c.Log = zerolog.New(w).With().Timestamp().Logger()
 		c.ClientLog = c.Log
 	}
 }
