@@ -54,6 +54,11 @@ type Record struct {
 	Payload     string // digest of the payload
 	Size        int    // of the payload, bytes
 	Duration    time.Duration
+	Host        string // connects: the client's address as the server saw it
+	Key         string // connects: the nkey that was presented
+	Server      string // connects: the nats-server's ID
+	Epoch       string
+	Suppressed  uint64 // connects: earlier refusals of a flood that this line stands for
 }
 
 // Write logs r as one line: refusals and failures as warnings. The message is
@@ -85,6 +90,13 @@ func Write(log *zerolog.Logger, r Record) {
 	}
 	if r.Duration > 0 {
 		e.Float64("ms", float64(r.Duration.Microseconds())/1000)
+	}
+	str(e, "host", r.Host)
+	str(e, "nkey", r.Key)
+	str(e, "server", r.Server)
+	str(e, "epoch", r.Epoch)
+	if r.Suppressed > 0 {
+		e.Uint64("suppressed", r.Suppressed)
 	}
 	e.Msg("audit")
 }

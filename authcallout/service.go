@@ -54,7 +54,7 @@ type Config struct {
 	Workers     int           // default [DefaultWorkers]
 	SessionTTL  time.Duration // default [DefaultSessionTTL]
 	Log         zerolog.Logger
-	Audit       func(Decision) // every reported decision; may be nil; must not block
+	Audit       func(Decision) // every reported decision, in place of a line in Log; must not block
 }
 
 // Service answers a nats-server's callout requests. It is safe for concurrent
@@ -203,11 +203,11 @@ func (s *Service) respond(msg *nats.Msg, answer []byte) {
 	}
 }
 
-// publish reports a decision. A panicking audit must not take a worker, and with
-// it the door, down.
+// publish reports a decision, to the audit or, without one, to the log. A
+// panicking audit must not take a worker, and with it the door, down.
 func (s *Service) publish(d Decision) {
-	d.log(s.cfg.Log)
 	if s.cfg.Audit == nil {
+		d.log(s.cfg.Log)
 		return
 	}
 	defer func() {
@@ -254,8 +254,8 @@ func (s *Service) Close() error {
 	s.close.Do(func() {
 		grace := time.AfterFunc(s.grace, s.cancel)
 		defer grace.Stop()
-		if err := s.sub.Drain(); err != nil {
-			s.sub.Unsubscribe() // the connection is gone, and with it the subscription
+		if !s.cfg.Conn.IsConnected() || s.sub.Drain() != nil {
+			s.sub.Unsubscribe() // a drain would wait for a server that is not there
 		}
 		select {
 		case <-s.drained:

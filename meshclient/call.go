@@ -26,8 +26,8 @@ type Reply struct {
 	Instance    agentid.Instance // which of its instances
 	Data        []byte
 	ContentType string
-	Correlation string
-	Nonce       string
+	Correlation string // of the whole call tree
+	Nonce       string // of the call
 }
 
 // pending is a call that waits. Replies are judged by the goroutine that made
@@ -181,7 +181,7 @@ func (m *Mesh) await(ctx context.Context, p *pending, want gate.Want, c outgoing
 			}
 			return &Reply{
 				From: f.From, Instance: v.Instance(), Data: v.Data(), ContentType: f.ContentType,
-				Correlation: f.Correlation, Nonce: f.Nonce,
+				Correlation: f.Correlation, Nonce: f.Parent,
 			}, nil
 		case <-p.nobody:
 			return nil, fmt.Errorf("%w: nobody handles %s now", ErrUnavailable, c.scope)
@@ -275,8 +275,10 @@ func (m *Mesh) onReply(msg *nats.Msg) {
 	p := m.pending[nonce]
 	m.mu.Unlock()
 	if p == nil {
-		// Late, a copy from the second connection of a rotation, or junk.
-		m.log.Debug().Str("reason", string(denial.UnmatchedReply)).Msg("reply dropped")
+		// Late, a copy from the second connection of a rotation, or junk. It is
+		// not judged, so it cannot be told which, and a line each would let a
+		// handler fill the log.
+		m.unmatched.Add(1)
 		return
 	}
 	select {

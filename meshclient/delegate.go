@@ -219,6 +219,7 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 	default:
 		want.From = agentid.Control
 	}
+	m.recent.came(l, msg)
 	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
 	defer cancel()
 	v, err := m.gate.Admit(ctx, message(msg), want)
@@ -229,7 +230,6 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 		m.refused(audit.Note, "", kind, msg, err)
 		return
 	}
-	m.recent.took(l, msg)
 	f := v.Fields()
 	rec := audit.Record{
 		Kind: audit.Note, Verdict: audit.Accepted, Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent,

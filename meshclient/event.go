@@ -76,8 +76,14 @@ func (m *Mesh) publish(ctx context.Context, name string, data []byte, at place, 
 	return nil
 }
 
-// Flush waits until the server has everything that was sent so far.
+// Flush waits until the server has everything that was sent so far, at most a few
+// seconds where ctx has no deadline.
 func (m *Mesh) Flush(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+	}
 	if err := m.conn().FlushWithContext(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -105,6 +111,8 @@ func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event)) er
 		return m.notHeld(err, "--subscribe "+name)
 	}
 	t := &topic{name: name, scope: publish, fn: fn}
+	m.attaching.Lock()
+	defer m.attaching.Unlock()
 	m.mu.Lock()
 	if m.topics[name] != nil {
 		m.mu.Unlock()
@@ -121,6 +129,7 @@ func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event)) er
 
 func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
 	start := m.cfg.clock()
+	m.recent.came(l, msg)
 	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
 	v, err := m.gate.Admit(ctx, message(msg), gate.Want{Class: subject.Event, Dotted: t.name, Scope: t.scope})
 	cancel()
@@ -135,7 +144,6 @@ func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
 		m.refused(audit.Event, correlation, t.name, msg, err)
 		return
 	}
-	m.recent.took(l, msg)
 	f := v.Fields()
 	m.flight.Add(1)
 	m.atWork.Add(1)

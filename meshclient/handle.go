@@ -75,6 +75,8 @@ func (m *Mesh) Handle(scope string, fn Handler, opts ...HandleOption) error {
 		return m.notHeld(err, "--handle "+scope)
 	}
 	h := &handler{scope: s, fn: fn, slots: make(chan struct{}, c.inFlight)}
+	m.attaching.Lock()
+	defer m.attaching.Unlock()
 	m.mu.Lock()
 	if m.handlers[s] != nil {
 		m.mu.Unlock()

@@ -38,6 +38,11 @@ type Mesh struct {
 	link  atomic.Pointer[link]
 	epoch atomic.Pointer[envelope.Epoch]
 
+	// attaching is held while handlers and topics are put on a connection, so
+	// that one that is registered during a rotation is on the new one as well.
+	// It is taken before mu.
+	attaching sync.Mutex
+
 	mu       sync.Mutex
 	handlers map[capability.Scope]*handler
 	topics   map[string]*topic
@@ -47,17 +52,19 @@ type Mesh struct {
 	closing  bool
 	rotated  chan struct{} // closed and replaced whenever the link changed
 
-	recent  recent // what was taken while two links overlap
-	tended  tended
-	beats   *heartbeat.Sender // the tending goroutine's
-	flight  sync.WaitGroup    // handlers at work
-	atWork  atomic.Int64
-	wake    chan string // reasons to look after the connection
-	asking  atomic.Bool // a question to /v1/self is under way
-	ctx     context.Context
-	cancel  context.CancelFunc
-	tending sync.WaitGroup
-	closed  chan struct{}
+	recent    recent // what was taken while two links overlap
+	tended    tended
+	beats     *heartbeat.Sender // the tending goroutine's
+	flight    sync.WaitGroup    // handlers at work
+	atWork    atomic.Int64
+	rotations atomic.Int64 // how often the connection was replaced
+	unmatched atomic.Int64 // replies that nobody waited for
+	wake      chan string  // reasons to look after the connection
+	asking    atomic.Bool  // a question to /v1/self is under way
+	ctx       context.Context
+	cancel    context.CancelFunc
+	tending   sync.WaitGroup
+	closed    chan struct{}
 }
 
 // ID returns the agent.
@@ -65,6 +72,10 @@ func (m *Mesh) ID() agentid.ID { return m.info.Agent }
 
 // Instance returns the instance.
 func (m *Mesh) Instance() agentid.Instance { return m.info.Instance }
+
+// UnmatchedReplies counts the replies that nobody waited for: late ones, and what
+// a handler sent unasked.
+func (m *Mesh) UnmatchedReplies() int64 { return m.unmatched.Load() }
 
 // Epoch returns the epoch that the agent and this instance are in: "3.1".
 func (m *Mesh) Epoch() string { return m.epoch.Load().String() }

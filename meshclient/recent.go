@@ -8,13 +8,13 @@ import (
 	"github.com/sealmesh/sealmesh/envelope"
 )
 
-// recent remembers, while two connections overlap, on which one a message was
-// taken. The other one brings the same message once more: that copy is the
+// recent remembers, while two connections overlap, which one brought a message
+// first. The other one brings the same message once more: that copy is the
 // client's own doing and no replay.
 type recent struct {
 	mu    sync.Mutex
 	on    int
-	taken map[string]*link
+	first map[string]*link
 }
 
 // recentMost bounds what is remembered of one overlap.
@@ -24,8 +24,8 @@ func (r *recent) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.on++
-	if r.taken == nil {
-		r.taken = map[string]*link{}
+	if r.first == nil {
+		r.first = map[string]*link{}
 	}
 }
 
@@ -33,29 +33,34 @@ func (r *recent) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.on--; r.on == 0 {
-		r.taken = nil
+		r.first = nil
 	}
 }
 
-func (r *recent) took(l *link, msg *nats.Msg) {
+// came notes a message before it is judged: its copy may be judged at the same
+// time.
+func (r *recent) came(l *link, msg *nats.Msg) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.taken != nil && len(r.taken) < recentMost {
-		r.taken[identity(msg)] = l
+	if r.first == nil || len(r.first) >= recentMost {
+		return
+	}
+	if id := identity(msg); r.first[id] == nil {
+		r.first[id] = l
 	}
 }
 
-// copyFrom reports whether msg is the first copy, on this link, of a message
-// that the other link brought. A second copy on the same link is a replay.
+// copyFrom reports whether msg, on this link, is the copy of a message that the
+// other link brought first. A second copy on the same link is a replay.
 func (r *recent) copyFrom(l *link, msg *nats.Msg) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	id := identity(msg)
-	other := r.taken[id]
+	other := r.first[id]
 	if other == nil || other == l {
 		return false
 	}
-	delete(r.taken, id)
+	delete(r.first, id)
 	return true
 }
 

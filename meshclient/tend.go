@@ -13,6 +13,7 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/heartbeat"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/pki"
 )
@@ -50,8 +51,11 @@ type tended struct {
 func (m *Mesh) tend() {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	var again <-chan time.Time
 	for {
+		var again <-chan time.Time
+		if next := m.tended.next(); !next.IsZero() {
+			again = time.After(max(time.Until(next), 10*time.Millisecond))
+		}
 		why := ""
 		select {
 		case <-m.ctx.Done():
@@ -64,10 +68,6 @@ func (m *Mesh) tend() {
 		ctx, cancel := context.WithTimeout(m.ctx, connectTimeout+2*settle)
 		m.look(ctx, why)
 		cancel()
-		again = nil
-		if next := m.tended.next(); !next.IsZero() {
-			again = time.After(max(time.Until(next), 10*time.Millisecond))
-		}
 	}
 }
 
@@ -111,7 +111,10 @@ func (m *Mesh) look(ctx context.Context, why string) {
 // must wait for the least interval is remembered.
 func (m *Mesh) due(ctx context.Context, l *link, roots []string) bool {
 	now, t := time.Now(), &m.tended
-	need := !t.replace.IsZero() && !now.Before(t.replace)
+	if !t.replace.IsZero() && !now.Before(t.replace) {
+		return true // the user JWT is about to end: that cannot wait
+	}
+	need := false
 	for _, d := range m.usable(ctx, roots) {
 		need = need || !l.covers(d)
 	}
@@ -131,15 +134,17 @@ func (m *Mesh) rotate(ctx context.Context) {
 	old := m.link.Load()
 	m.recent.begin()
 	fresh, err := m.dial(ctx)
-	if err == nil {
-		if err = fresh.attach(); err != nil {
-			fresh.close()
-		}
-	}
 	if err != nil {
 		m.recent.end()
-		m.log.Warn().Err(err).Msg("connection could not be rotated; the old one stays")
-		m.tended.rotated = time.Now()
+		m.notRotated(err)
+		return
+	}
+	m.attaching.Lock()
+	if err := fresh.attach(); err != nil {
+		m.attaching.Unlock()
+		fresh.close()
+		m.recent.end()
+		m.notRotated(err)
 		return
 	}
 	roots, err := m.roots(ctx)
@@ -148,6 +153,7 @@ func (m *Mesh) rotate(ctx context.Context) {
 	}
 	fresh.setCovered(append(slices.Clone(roots), m.presented()...))
 	m.link.Store(fresh)
+	m.attaching.Unlock()
 	m.tended.rotated, m.tended.replace = time.Now(), time.Time{}
 	m.setAway(nil)
 	m.askSession(ctx, fresh)
@@ -156,8 +162,17 @@ func (m *Mesh) rotate(ctx context.Context) {
 		defer m.recent.end()
 		m.retire(old)
 	})
-	m.log.Info().Msg("connection rotated")
+	m.log.Info().Int64("rotations", m.rotations.Add(1)).Msg("connection rotated")
 	m.granted()
+}
+
+// notRotated keeps the old connection; another try comes after a while.
+func (m *Mesh) notRotated(err error) {
+	m.tended.rotated = time.Now()
+	if !m.tended.replace.IsZero() {
+		m.tended.replace = time.Now().Add(settle)
+	}
+	m.log.Warn().Err(err).Msg("connection could not be rotated; the old one stays")
 }
 
 // retire ends an old connection after its work is done.
@@ -246,9 +261,17 @@ func (m *Mesh) keep(ctx context.Context, c *capability.Chain) bool {
 	}
 	m.mu.Lock()
 	_, have := m.held[c.Digest()]
-	m.held[c.Digest()] = c
+	full := !have && len(m.held) >= limits.UploadedChains
+	if !full {
+		m.held[c.Digest()] = c
+	}
 	m.mu.Unlock()
-	if have {
+	if full {
+		// Whoever may delegate anything could else fill memory and disk of
+		// everybody.
+		m.log.Warn().Str("chain", c.Digest()).Msg("delegation dropped: too many are held")
+	}
+	if have || full {
 		return false
 	}
 	if err := m.dir.KeepChain(c.Text()); err != nil {

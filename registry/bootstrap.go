@@ -9,6 +9,7 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/jws"
+	"github.com/sealmesh/sealmesh/internal/limits"
 )
 
 // Founder is an agent that exists before the registry does: the first admin,
@@ -25,12 +26,13 @@ type Founder struct {
 // certificates, and, only in a registry that never ticked, the founders. It may
 // be called by every replica at every start.
 func (s *Store) Found(ctx context.Context, controlKey, controlCurve string, founders []Founder) error {
-	fresh := false
-	if _, err := s.leaderRead(ctx, AgentsBucket, TickKey); errors.Is(err, errNoEntry) {
-		fresh = true
-	} else if err != nil {
+	// Only a bucket in which no tick was ever written is fresh: a tick that was
+	// deleted leaves a marker, and must not bring the first admin back.
+	e, err := s.leaderRead(ctx, AgentsBucket, TickKey)
+	if err != nil && !errors.Is(err, errNoEntry) {
 		return err
 	}
+	fresh := e.seq == 0
 	if err := s.foundControl(ctx, controlKey, controlCurve); err != nil {
 		return err
 	}
@@ -41,18 +43,22 @@ func (s *Store) Found(ctx context.Context, controlKey, controlCurve string, foun
 			}
 		}
 	}
-	_, err := s.agents.Put(ctx, RingKey, []byte(JoinRing(s.cfg.Ring.Certificates())))
-	if err != nil {
-		return fmt.Errorf("registry: publishing signing keys: %w", err)
+	ring := JoinRing(s.cfg.Ring.Certificates())
+	if len(ring) > limits.Chain {
+		return denial.New(denial.TooLarge, "signing-key certificates take %d bytes, more than %d", len(ring), limits.Chain)
 	}
-	return nil
+	return s.publish(ctx, AgentsBucket, RingKey, []byte(ring), 0)
 }
 
 func (s *Store) found(ctx context.Context, f Founder) error {
 	if _, err := s.Add(ctx, f.Agent, agentid.Control.String()); err != nil && !errors.Is(err, denial.AlreadyExists) {
 		return err
 	}
-	i, err := s.register(ctx, f.Agent.Agent, f.Key, f.Curve, "", "founded")
+	a, err := s.Agent(ctx, f.Agent.Agent)
+	if err != nil {
+		return err
+	}
+	i, err := s.register(ctx, registration{agent: a.Agent, since: a.Since, key: f.Key, curve: f.Curve, reason: "founded"})
 	if err != nil {
 		return err
 	}
@@ -72,28 +78,47 @@ func (s *Store) found(ctx context.Context, f Founder) error {
 // foundControl keeps the record of the reserved agent as which the control plane
 // signs, with its service key as instance.
 func (s *Store) foundControl(ctx context.Context, key, curve string) error {
-	_, seq, err := s.readAgent(ctx, agentid.Control)
-	if errors.Is(err, denial.UnlistedAgent) {
-		a := &Agent{Agent: agentid.Control, Status: Active, Epoch: 1, Revision: 1, AgentKind: Service, Heartbeat: HeartbeatNone, Readmit: ReadmitAttestation}
-		s.stamp(&a.Changed, agentid.Control.String(), "founded")
-		err = s.writeAgent(ctx, a, seq)
-		if errors.Is(err, denial.Conflict) {
-			err = nil // another replica was first
+	var since uint64
+	err := s.retry(ctx, agentid.Control.String(), func() error {
+		old, seq, err := s.readAgent(ctx, agentid.Control)
+		if err == nil {
+			since = old.Since
+			return nil
 		}
-	}
+		if !errors.Is(err, denial.UnlistedAgent) {
+			return err
+		}
+		a := &Agent{
+			Agent: agentid.Control, Status: Active, Epoch: 1, Revision: 1, Since: 1,
+			AgentKind: Service, Heartbeat: HeartbeatNone, Readmit: ReadmitAttestation,
+		}
+		since = a.Since
+		s.stamp(&a.Changed, agentid.Control.String(), "founded")
+		return s.writeAgent(ctx, a, seq)
+	})
 	if err != nil {
 		return err
 	}
-	_, err = s.register(ctx, agentid.Control, key, curve, "", "founded")
-	if errors.Is(err, denial.Conflict) {
-		return nil
-	}
+	_, err = s.register(ctx, registration{agent: agentid.Control, since: since, key: key, curve: curve, reason: "founded", newCurve: true})
 	return err
 }
 
-// Tick writes the next tick unless another replica wrote one less than min ago.
-// The revision and incarnation only rise; replaySince is raised, never lowered.
+// Tick writes the next tick unless another replica wrote one less than least ago.
+// The revision and incarnation only rise; replaySince is raised, never lowered,
+// also where an older tick was written back, and a raise is never left to
+// another replica. Of changed, whose newest entries come last, as many are listed
+// as one document holds: a tick that fails is taken for silence.
 func (s *Store) Tick(ctx context.Context, least time.Duration, replaySince time.Time, changed []EpochEntry) error {
+	return s.retry(ctx, TickKey, func() error {
+		err := s.writeTick(ctx, least, replaySince, changed)
+		if errors.Is(err, errLost) && replaySince.IsZero() {
+			return nil // another replica's tick is as good
+		}
+		return err
+	})
+}
+
+func (s *Store) writeTick(ctx context.Context, least time.Duration, replaySince time.Time, changed []EpochEntry) error {
 	now := s.cfg.Clock()
 	t := Tick{Incarnation: 1}
 	e, err := s.leaderRead(ctx, AgentsBucket, TickKey)
@@ -105,24 +130,48 @@ func (s *Store) Tick(ctx context.Context, least time.Duration, replaySince time.
 		}
 		// A clock that stepped back must not stop the pulse for as long as the
 		// step: only a tick from the near past counts as another replica's.
-		if since := now.Sub(time.UnixMilli(old.Time)); since >= 0 && since < least {
+		since := now.Sub(time.UnixMilli(old.Time))
+		if since >= 0 && since < least && replaySince.UnixMilli() <= old.ReplaySince {
+			s.raiseTick(old)
 			return nil
 		}
 		t.Incarnation, t.ReplaySince = old.Incarnation, old.ReplaySince
 	case !errors.Is(err, errNoEntry):
 		return err
 	}
-	t.Head = jws.Head{Kind: kindTick, IssuedAt: now.Unix()}
-	t.Revision, t.Time, t.Changed = e.seq+1, now.UnixMilli(), changed
 	if !replaySince.IsZero() {
 		t.ReplaySince = max(t.ReplaySince, replaySince.UnixMilli())
 	}
-	text, err := jws.Sign(&t, s.cfg.Records)
+	s.raiseTick(&t)
+	t.Revision, t.Time = e.seq+1, now.UnixMilli()
+	text, err := s.signTick(t, changed, now)
 	if err != nil {
-		return err
+		return fmt.Errorf("registry: tick: %w", err)
 	}
-	if err := s.put(ctx, s.agents, TickKey, text, e.seq); err != nil && !errors.Is(err, denial.Conflict) {
-		return err
+	return s.put(ctx, AgentsBucket, TickKey, []byte(text), e.seq, 0)
+}
+
+func (s *Store) signTick(t Tick, changed []EpochEntry, now time.Time) (string, error) {
+	for {
+		t.Head = jws.Head{Kind: kindTick, IssuedAt: now.Unix()}
+		t.Changed = changed
+		text, err := jws.Sign(&t, s.cfg.Records)
+		if errors.Is(err, denial.TooLarge) && len(changed) > 0 {
+			changed = changed[(len(changed)+7)/8:]
+			continue
+		}
+		if err == nil {
+			_, err = DecodeTick(text, s.cfg.Ring, now)
+		}
+		return text, err
 	}
-	return nil
+}
+
+// raiseTick lifts t to the highest incarnation and replay time seen here, and
+// those to t's.
+func (s *Store) raiseTick(t *Tick) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.Incarnation, t.ReplaySince = max(t.Incarnation, s.tick.Incarnation), max(t.ReplaySince, s.tick.ReplaySince)
+	s.tick.Incarnation, s.tick.ReplaySince = t.Incarnation, t.ReplaySince
 }

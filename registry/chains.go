@@ -3,11 +3,9 @@ package registry
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
@@ -16,9 +14,10 @@ import (
 	"github.com/sealmesh/sealmesh/internal/limits"
 )
 
-// A chain is stored under its digest, which agents may read, and indexed under
-// holder and digest, which they cannot: the index tells an instance that just
-// connected which delegations wait for it.
+// A chain is stored under its digest, which agents may read. Two indexes, which
+// they cannot: held.<holder>.<digest> tells an instance that just connected which
+// delegations wait for it, and by.<delegator>.<digest>, whose value is the
+// delegation's own digest, counts what an agent has stored.
 
 // PutChain stores a verified chain until it ends. Storing it again is no error.
 func (s *Store) PutChain(ctx context.Context, c *capability.Chain) error {
@@ -26,17 +25,18 @@ func (s *Store) PutChain(ctx context.Context, c *capability.Chain) error {
 	if ttl <= 0 {
 		return denial.New(denial.TokenExpired, "chain has ended")
 	}
-	if err := s.createOnce(ctx, s.chains, c.Digest(), []byte(c.Text()), ttl); err != nil {
-		return err
-	}
+	// The chain comes last: where it is, its index is too.
 	if len(c.Hops()) > 1 {
-		return s.createOnce(ctx, s.chains, heldKey(c.Holder(), c.Digest()), []byte(c.Digest()), ttl)
+		if _, err := s.create(ctx, ChainsBucket, heldKey(c.Holder(), c.Digest()), []byte(c.Digest()), ttl); err != nil {
+			return err
+		}
 	}
-	return nil
+	_, err := s.create(ctx, ChainsBucket, c.Digest(), []byte(c.Text()), ttl)
+	return err
 }
 
 // Upload stores a chain that an agent delegated. Only the delegator may store
-// it, and only so many.
+// it, and only so many that it has not ended.
 func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capability.Chain, error) {
 	now := s.cfg.Clock()
 	c, err := capability.Verify(text, s.cfg.Ring, now)
@@ -44,7 +44,8 @@ func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capabi
 		return nil, err
 	}
 	hops := c.Hops()
-	if last := hops[len(hops)-1]; last.By != by {
+	last := hops[len(hops)-1]
+	if by.IsZero() || len(hops) < 2 || last.By != by {
 		return nil, denial.New(denial.NotHolder, "the last delegation of the chain is not by %q", by)
 	}
 	if err := c.Check(now, s.Directory(ctx)); err != nil {
@@ -52,19 +53,46 @@ func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capabi
 	}
 	if _, err := s.readChainText(ctx, c.Digest()); err == nil {
 		return c, nil
-	}
-	if n, err := s.count(ctx, s.chains, "by."+by.String()+".*"); err != nil {
+	} else if denial.Of(err) != denial.UnknownChain {
 		return nil, err
-	} else if n >= limits.UploadedChains {
-		return nil, denial.New(denial.QuotaExceeded, "agent %q has %d delegations stored; end some", by, n)
 	}
-	if err := s.createOnce(ctx, s.chains, "by."+by.String()+"."+c.Digest(), []byte(c.Digest()), ttlUntil(c.Expires(), now)); err != nil {
+	// Counted after it is written: uploads at the same time see one another, so
+	// that together they stay below the limit.
+	index := byKey(by, c.Digest())
+	if _, err := s.create(ctx, ChainsBucket, index, []byte(last.Token), ttlUntil(c.Expires(), now)); err != nil {
 		return nil, err
+	}
+	if err := s.checkUploads(ctx, by); err != nil {
+		return nil, errors.Join(err, s.remove(ctx, ChainsBucket, index))
 	}
 	if err := s.PutChain(ctx, c); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// checkUploads counts the delegations of an agent that are stored and that it
+// has not ended.
+func (s *Store) checkUploads(ctx context.Context, by agentid.ID) error {
+	keys, err := s.keys(ctx, ChainsBucket, byKey(by, "*"))
+	if err != nil || len(keys) <= limits.UploadedChains {
+		return err // what was ended need not be told apart
+	}
+	a, err := s.Agent(ctx, by)
+	if err != nil {
+		return err
+	}
+	n := 0
+	err = s.each(ctx, ChainsBucket, byKey(by, "*"), func(_ string, value []byte) error {
+		if a.NotVoided(string(value)) == nil {
+			n++
+		}
+		return nil
+	})
+	if err == nil && n > limits.UploadedChains {
+		err = denial.New(denial.QuotaExceeded, "agent %q has %d delegations stored; end some", by, n-1)
+	}
+	return err
 }
 
 // Chain reads and verifies a stored chain; denial.UnknownChain if there is none.
@@ -97,7 +125,7 @@ func (s *Store) readChainText(ctx context.Context, digest string) (string, error
 // Held returns the digests of the delegated chains that were stored for holder.
 func (s *Store) Held(ctx context.Context, holder agentid.ID) ([]string, error) {
 	var out []string
-	err := s.each(ctx, s.chains, heldKey(holder, "*"), func(_ string, value []byte) error {
+	err := s.each(ctx, ChainsBucket, heldKey(holder, "*"), func(_ string, value []byte) error {
 		out = append(out, string(value))
 		return nil
 	})
@@ -106,9 +134,10 @@ func (s *Store) Held(ctx context.Context, holder agentid.ID) ([]string, error) {
 
 // DelegatedBy returns the chains whose last hop is by the agent, not expired.
 func (s *Store) DelegatedBy(ctx context.Context, by agentid.ID) ([]*capability.Chain, error) {
+	prefix := byKey(by, "")
 	var digests []string
-	err := s.each(ctx, s.chains, "by."+by.String()+".*", func(_ string, value []byte) error {
-		digests = append(digests, string(value))
+	err := s.each(ctx, ChainsBucket, byKey(by, "*"), func(key string, _ []byte) error {
+		digests = append(digests, strings.TrimPrefix(key, prefix))
 		return nil
 	})
 	if err != nil {
@@ -116,8 +145,12 @@ func (s *Store) DelegatedBy(ctx context.Context, by agentid.ID) ([]*capability.C
 	}
 	var out []*capability.Chain
 	for _, d := range digests {
-		if c, err := s.Chain(ctx, d); err == nil {
+		c, err := s.Chain(ctx, d)
+		switch {
+		case err == nil:
 			out = append(out, c)
+		case denial.Of(err) == "":
+			return nil, err
 		}
 	}
 	return out, nil
@@ -127,30 +160,7 @@ func heldKey(holder agentid.ID, digest string) string {
 	return "held." + holder.String() + "." + digest
 }
 
-// createOnce creates a key with a time to live; an existing one is left alone.
-func (s *Store) createOnce(ctx context.Context, kv jetstream.KeyValue, key string, value []byte, ttl time.Duration) error {
-	_, err := kv.Create(ctx, key, value, jetstream.KeyTTL(ttl))
-	if err != nil && !isConflict(err) {
-		return fmt.Errorf("registry: storing %s: %w", key, err)
-	}
-	return nil
-}
-
-func (s *Store) count(ctx context.Context, kv jetstream.KeyValue, filter string) (int, error) {
-	n := 0
-	err := s.each(ctx, kv, filter, func(string, []byte) error { n++; return nil })
-	return n, err
-}
-
-// ttlUntil rounds up to whole seconds: the server truncates a TTL, and a record
-// that ends before its token would make a valid chain unknown.
-func ttlUntil(end, now time.Time) time.Duration {
-	d := end.Sub(now)
-	if d <= 0 {
-		return 0
-	}
-	return d.Truncate(time.Second) + time.Second
-}
+func byKey(by agentid.ID, digest string) string { return "by." + by.String() + "." + digest }
 
 // Directory answers what a chain's check asks of the registry, reading from the
 // leader. Use one for one decision: it caches what it read.
@@ -159,12 +169,16 @@ func (s *Store) Directory(ctx context.Context) capability.Directory {
 }
 
 type directory struct {
-	ctx    context.Context
-	store  *Store
+	ctx   context.Context
+	store *Store
+
+	mu     sync.Mutex
 	agents map[agentid.ID]*Agent
 }
 
 func (d *directory) agent(id agentid.ID) (*Agent, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if a := d.agents[id]; a != nil {
 		return a, nil
 	}
@@ -185,8 +199,15 @@ func (d *directory) Standing(id agentid.ID) error {
 }
 
 func (d *directory) SignerStanding(id agentid.ID, key string) error {
+	a, err := d.agent(id)
+	if err != nil {
+		return err
+	}
 	i, err := d.store.Instance(d.ctx, id, agentid.InstanceOf(key))
 	if err != nil {
+		return err
+	}
+	if err := i.Belongs(a); err != nil {
 		return err
 	}
 	return SignerStanding(i, key, d.store.cfg.Ring, d.store.cfg.Clock())

@@ -6,7 +6,7 @@
 //
 //   - A record is a document signed by a records key that the offline root
 //     certified. Whoever reads one verifies it, so a broker that lies about a
-//     key or a status is caught by every client ([Decode]).
+//     key or a status is caught by every client ([DecodeAgent], [DecodeInstance]).
 //   - Every change is a compare-and-set on the record it read from the stream's
 //     leader; nothing is decided on a read that may be stale.
 //   - The revision counts every change. The epoch rises only where authority

@@ -17,6 +17,7 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/limits"
 )
 
@@ -42,7 +43,13 @@ type JoinToken struct {
 	Secret string     `json:"secret"` // 128 random bits, base64url
 }
 
-// String returns the token's one-line text. It is a secret: never log it.
+// String describes the token without its secret, so that it can stand in a log.
+func (j JoinToken) String() string { return "join token of " + j.Agent.String() }
+
+// GoString is String.
+func (j JoinToken) GoString() string { return j.String() }
+
+// Text returns the token's one-line text. It is a secret: never log it.
 func (j JoinToken) Text() string {
 	b, err := json.Marshal(j)
 	if err != nil {
@@ -69,6 +76,9 @@ func ParseJoinToken(text string) (JoinToken, error) {
 	if j.URL == "" || j.CA == "" || j.Agent.IsZero() || len(j.Secret) != 22 {
 		return JoinToken{}, denial.New(denial.BadJoinToken, "join token is incomplete")
 	}
+	if j.Text() != joinPrefix+rest {
+		return JoinToken{}, denial.New(denial.BadJoinToken, "join token is damaged")
+	}
 	return j, nil
 }
 
@@ -82,8 +92,9 @@ func JoinHash(secret string) string {
 // joinRecord is a join token as the registry keeps it.
 type joinRecord struct {
 	Agent   agentid.ID `json:"agent"`
-	Uses    int        `json:"uses"` // how many hosts may use it
-	Keys    []string   `json:"keys"` // the nkeys that did
+	Since   uint64     `json:"since"` // of the agent it was made for: a replaced name takes no older token
+	Uses    int        `json:"uses"`  // how many hosts may use it
+	Keys    []string   `json:"keys"`  // the nkeys that did
 	Expires int64      `json:"expires"`
 	By      string     `json:"by"`
 }
@@ -91,6 +102,9 @@ type joinRecord struct {
 // NewJoin makes a join token for an agent and returns its secret and its end.
 // The secret exists nowhere else.
 func (s *Store) NewJoin(ctx context.Context, id agentid.ID, ttl time.Duration, uses int, by string) (secret string, expires time.Time, err error) {
+	if err := mayOperate(id); err != nil {
+		return "", time.Time{}, err
+	}
 	if ttl == 0 {
 		ttl = DefaultJoinTTL
 	}
@@ -113,12 +127,24 @@ func (s *Store) NewJoin(ctx context.Context, id agentid.ID, ttl time.Duration, u
 	}
 	secret = b64.EncodeToString(raw[:])
 	expires = s.cfg.Clock().Add(ttl)
-	b, err := json.Marshal(joinRecord{Agent: id, Uses: uses, Expires: expires.Unix(), By: by})
+	b, err := json.Marshal(joinRecord{Agent: id, Since: a.Since, Uses: uses, Expires: expires.Unix(), By: plain(by)})
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("registry: join record: %w", err)
+	}
+	existing, err := s.create(ctx, JoinsBucket, joinKey(JoinHash(secret)), b, ttlUntil(expires, s.cfg.Clock()))
+	if err == nil && existing != nil {
+		err = denial.New(denial.Conflict, "join token exists already")
+	}
 	if err != nil {
 		return "", time.Time{}, err
 	}
-	return secret, expires, s.createOnce(ctx, s.joins, "join."+JoinHash(secret), b, ttlUntil(expires, s.cfg.Clock()))
+	return secret, expires, nil
 }
+
+func joinKey(hash string) string { return "join." + hash }
+
+// bindingKey is under what an nkey is bound to the one instance that it names.
+func bindingKey(nkey string) string { return "nkey." + nkey }
 
 // Enrolment is a new instance's request, its signatures already checked by the
 // caller: the nkey signed the join hash and the certificate request.
@@ -133,46 +159,56 @@ type Enrolment struct {
 // Enrol uses a join token once and registers the instance. The same key may
 // come again, which finishes an interrupted run and costs no further use;
 // another key needs a use of its own. The agent becomes active with its first
-// instance.
+// instance. What is refused for another cause than the token costs no use.
 func (s *Store) Enrol(ctx context.Context, e Enrolment) (*Agent, *Instance, error) {
-	if !nkeys.IsValidPublicUserKey(e.Key) || !nkeys.IsValidPublicCurveKey(e.Curve) {
-		return nil, nil, denial.New(denial.BadInput, "enrolment needs a public user key and a public curve key")
-	}
-	if err := s.useJoin(ctx, e); err != nil {
+	if err := mayOperate(e.Agent); err != nil {
 		return nil, nil, err
 	}
-	// Last seconds count: the agent may have been revoked since the token was made.
-	a, err := s.Agent(ctx, e.Agent)
+	r := registration{agent: e.Agent, key: e.Key, curve: e.Curve, host: e.Host, reason: "enrolled"}
+	if err := r.check(); err != nil {
+		return nil, nil, err
+	}
+	since, err := s.useJoin(ctx, e, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	if a.Status == Revoked {
-		return nil, nil, denial.New(denial.Revoked, "agent %q is revoked", e.Agent)
-	}
-	i, err := s.register(ctx, e.Agent, e.Key, e.Curve, e.Host, "enrolled")
+	r.since = since
+	i, err := s.register(ctx, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	a, err = s.changeAgent(ctx, e.Agent, e.Agent.String(), "enrolled", func(a *Agent) error {
+	// Last seconds count: the agent may have been revoked since the token was
+	// used, and its name given new keys. The instance carries the old Since, so it
+	// is worth nothing by itself; it is revoked to say so.
+	a, err := s.changeAgent(ctx, e.Agent, e.Agent.String(), "enrolled", func(a *Agent) error {
+		if a.Status == Revoked || a.Since != since {
+			return denial.New(denial.Revoked, "agent %q was revoked meanwhile", e.Agent)
+		}
 		if a.Status != Pending {
 			return errUnchanged
 		}
 		a.Status = Active
 		return nil
 	})
-	return a, i, err
+	if errors.Is(err, denial.Revoked) {
+		_, cut := s.RevokeInstance(ctx, e.Agent, i.Instance, agentid.Control.String(), "agent was revoked while this enrolled")
+		return nil, nil, errors.Join(err, cut)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return a, i, nil
 }
 
-func (s *Store) useJoin(ctx context.Context, e Enrolment) error {
+// useJoin takes one use of the token for the key and returns the Since that the
+// token was made for. Nothing about the agent is told to whoever has no token.
+func (s *Store) useJoin(ctx context.Context, e Enrolment, r registration) (since uint64, err error) {
 	refused := denial.New(denial.BadJoinToken, "join token is unknown, expired or used up")
-	if len(e.Hash) != 43 {
-		return refused
+	if !jws.IsDigest(e.Hash) {
+		return 0, refused
 	}
-	if _, err := b64.DecodeString(e.Hash); err != nil {
-		return refused
-	}
-	key := "join." + e.Hash
-	for range casTries {
+	key := joinKey(e.Hash)
+	err = s.retry(ctx, "join token", func() error {
 		got, err := s.leaderRead(ctx, JoinsBucket, key)
 		if errors.Is(err, errNoEntry) {
 			return refused
@@ -184,79 +220,182 @@ func (s *Store) useJoin(ctx context.Context, e Enrolment) error {
 		if err := json.Unmarshal(got.value, &j); err != nil {
 			return fmt.Errorf("registry: join record: %w", err)
 		}
-		left := time.Unix(j.Expires, 0).Sub(s.cfg.Clock())
-		if j.Agent != e.Agent || left <= 0 {
+		now := s.cfg.Clock()
+		ends := time.Unix(j.Expires, 0)
+		if j.Agent != e.Agent || !now.Before(ends) {
 			return refused
 		}
-		if slices.Contains(j.Keys, e.Key) {
+		used := slices.Contains(j.Keys, e.Key)
+		if !used && len(j.Keys) >= j.Uses {
+			return refused
+		}
+		a, err := s.Agent(ctx, e.Agent)
+		if err != nil {
+			return err
+		}
+		if a.Status == Revoked {
+			return denial.New(denial.Revoked, "agent %q is revoked", e.Agent)
+		}
+		if a.Since != j.Since {
+			return refused
+		}
+		since = j.Since
+		if used {
 			return nil
 		}
-		if len(j.Keys) >= j.Uses {
-			return refused
+		r.since = since
+		if err := s.registrable(ctx, r); err != nil {
+			return err
 		}
 		j.Keys = append(j.Keys, e.Key)
 		b, err := json.Marshal(j)
 		if err != nil {
-			return err
+			return fmt.Errorf("registry: join record: %w", err)
 		}
-		if err := s.put(ctx, s.joins, key, string(b), got.seq); errors.Is(err, denial.Conflict) {
-			continue
-		} else {
-			return err
-		}
-	}
-	return denial.New(denial.Conflict, "join token is used by too many hosts at once")
+		return s.put(ctx, JoinsBucket, key, b, got.seq, ttlUntil(ends, now))
+	})
+	return since, err
 }
 
-// register writes the instance of a key, once. One nkey names one instance in
-// the whole mesh: the same key under two agents would make two identities of
-// one secret.
-func (s *Store) register(ctx context.Context, id agentid.ID, key, curve, host, reason string) (*Instance, error) {
-	inst := agentid.InstanceOf(key)
-	owner := InstanceKey(id, inst)
-	if _, err := s.joins.Create(ctx, "nkey."+key, []byte(owner)); isConflict(err) {
-		e, err := s.leaderRead(ctx, JoinsBucket, "nkey."+key)
-		if err != nil {
-			return nil, err
-		}
-		if string(e.value) != owner {
-			return nil, denial.New(denial.AlreadyExists, "this key belongs to another agent")
-		}
-	} else if err != nil {
-		return nil, fmt.Errorf("registry: binding key: %w", err)
+// registration is an instance to be written.
+type registration struct {
+	agent      agentid.ID
+	since      uint64
+	key, curve string
+	host       string
+	reason     string
+	newCurve   bool // the key may come with another curve key than before
+}
+
+func (r registration) instance() agentid.Instance { return agentid.InstanceOf(r.key) }
+
+// check refuses keys that are not in their one spelling: nkeys itself takes
+// several, and each would be bound by itself.
+func (r registration) check() error {
+	_, err := jws.PublicKey(r.key)
+	if err != nil || !nkeys.IsValidPublicUserKey(r.key) || !nkeys.IsValidPublicCurveKey(r.curve) || strings.ContainsAny(r.curve, "\r\n") {
+		return denial.New(denial.BadInput, "enrolment needs a public user key and a public curve key")
 	}
-	now := s.cfg.Clock()
-	old, seq, err := s.readInstance(ctx, id, inst)
+	return nil
+}
+
+// registrable refuses, without writing anything, what register would refuse.
+func (s *Store) registrable(ctx context.Context, r registration) error {
+	e, err := s.leaderRead(ctx, JoinsBucket, bindingKey(r.key))
+	if err == nil {
+		err = r.owns(e.value)
+	}
+	if err != nil && !errors.Is(err, errNoEntry) {
+		return err
+	}
+	old, err := s.Instance(ctx, r.agent, r.instance())
 	switch {
 	case err == nil:
-		p, err := old.Identity(s.cfg.Ring, now)
-		if err != nil {
-			return nil, err
-		}
-		if p.Key != key {
-			return nil, denial.New(denial.AlreadyExists, "another key of %q has the instance ID %s; make new keys", id, inst)
-		}
-		if err := old.State.Standing(); err != nil && old.State != InstanceExpired {
-			return nil, denial.New(denial.Revoked, "instance %s/%s is revoked; make new keys", id, inst)
-		}
-		return old, nil
+		_, err = s.accept(old, r)
+		return err
 	case !errors.Is(err, denial.UnlistedKey):
-		return nil, err
+		return err
+	}
+	return s.checkInstances(ctx, r.agent)
+}
+
+// checkInstances refuses one instance more than the limit; revoked ones do not
+// count.
+func (s *Store) checkInstances(ctx context.Context, id agentid.ID) error {
+	keys, err := s.keys(ctx, AgentsBucket, id.String()+".*")
+	if err != nil || len(keys) < limits.Instances {
+		return err // what was revoked need not be told apart
 	}
 	list, err := s.Instances(ctx, id)
 	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(i *Instance) bool { return i.State == InstanceRevoked })
+	if len(list) >= limits.Instances {
+		return denial.New(denial.QuotaExceeded, "agent %q has %d instances; revoke those that are gone", id, len(list))
+	}
+	return nil
+}
+
+// owns refuses a key that is bound to another instance. One nkey names one
+// instance in the whole mesh: the same key under two agents would make two
+// identities of one secret.
+func (r registration) owns(binding []byte) error {
+	if string(binding) != InstanceKey(r.agent, r.instance()) {
+		return denial.New(denial.AlreadyExists, "this key belongs to another agent; make new keys")
+	}
+	return nil
+}
+
+// accept reports whether the record that is there is the registration's own, and
+// whether its curve key is another by now.
+func (s *Store) accept(old *Instance, r registration) (recurve bool, err error) {
+	p, err := old.Identity(s.cfg.Ring, s.cfg.Clock())
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case p.Key != r.key:
+		return false, denial.New(denial.AlreadyExists, "another key of %q has the instance ID %s; make new keys", r.agent, old.Instance)
+	case old.Since != r.since, old.State.Standing() != nil && old.State != InstanceExpired:
+		return false, denial.New(denial.Revoked, "instance %s/%s is revoked; make new keys", r.agent, old.Instance)
+	case p.Curve != r.curve && !r.newCurve:
+		return false, denial.New(denial.AlreadyExists, "instance %s/%s has another curve key; make new keys", r.agent, old.Instance)
+	}
+	return p.Curve != r.curve, nil
+}
+
+// register writes the instance of a key, once; where it is there already it
+// returns it.
+func (s *Store) register(ctx context.Context, r registration) (*Instance, error) {
+	if err := r.check(); err != nil {
 		return nil, err
 	}
-	if len(list) >= limits.Instances {
-		return nil, denial.New(denial.QuotaExceeded, "agent %q has %d instances", id, len(list))
+	if err := s.registrable(ctx, r); err != nil {
+		return nil, err
 	}
-	passport, err := capability.IssuePassport(s.cfg.Records, id, key, curve, now)
+	inst := r.instance()
+	owner := []byte(InstanceKey(r.agent, inst))
+	if bound, err := s.create(ctx, JoinsBucket, bindingKey(r.key), owner, 0); err != nil {
+		return nil, err
+	} else if bound != nil {
+		if err := r.owns(bound); err != nil {
+			return nil, err
+		}
+	}
+	passport, err := capability.IssuePassport(s.cfg.Records, r.agent, r.key, r.curve, s.cfg.Clock())
 	if err != nil {
 		return nil, err
 	}
-	i := &Instance{Agent: id, Instance: inst, Passport: passport, Epoch: 1, Revision: 1, State: Enrolled, Host: host}
-	s.stamp(&i.Changed, id.String(), reason)
-	return i, s.writeInstance(ctx, i, seq)
+	var out *Instance
+	err = s.retry(ctx, InstanceKey(r.agent, inst), func() error {
+		old, seq, err := s.readInstance(ctx, r.agent, inst)
+		if err == nil {
+			recurve, err := s.accept(old, r)
+			if err == nil && recurve {
+				old, err = s.changeInstance(ctx, r.agent, inst, r.agent.String(), r.reason, func(i *Instance) error {
+					i.Passport = passport
+					i.Epoch++
+					return nil
+				})
+			}
+			out = old
+			return err
+		}
+		if !errors.Is(err, denial.UnlistedKey) {
+			return err
+		}
+		out = &Instance{
+			Agent: r.agent, Instance: inst, Passport: passport, Epoch: 1, Revision: 1, Since: r.since,
+			State: Enrolled, Host: plain(r.host),
+		}
+		s.stamp(&out.Changed, r.agent.String(), r.reason)
+		return s.writeInstance(ctx, out, seq)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // SetCertificate records the newest certificate of an instance.
@@ -265,7 +404,7 @@ func (s *Store) SetCertificate(ctx context.Context, id agentid.ID, inst agentid.
 		if err := i.State.Standing(); err != nil && i.State != InstanceExpired {
 			return denial.New(denial.Of(err), "instance %s/%s is %s", id, inst, i.State)
 		}
-		i.Serial, i.NotAfter = serial, notAfter.Unix()
+		i.Serial, i.NotAfter = plain(serial), notAfter.Unix()
 		return nil
 	})
 	return err

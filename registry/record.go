@@ -1,10 +1,12 @@
 package registry
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
@@ -70,6 +72,7 @@ type Agent struct {
 	Status    Status            `json:"status"`
 	Epoch     uint64            `json:"epoch"`
 	Revision  uint64            `json:"revision"`
+	Since     uint64            `json:"since"` // epoch with which the name began, or began anew
 	AgentKind Kind              `json:"agent_kind"`
 	Heartbeat Heartbeat         `json:"heartbeat"`
 	Readmit   Readmit           `json:"readmit"`
@@ -91,6 +94,7 @@ type Instance struct {
 	Passport string           `json:"passport"`
 	Epoch    uint64           `json:"epoch"`
 	Revision uint64           `json:"revision"`
+	Since    uint64           `json:"since"` // that of the agent to which it was enrolled
 	State    State            `json:"state"`
 	Serial   string           `json:"serial,omitempty"`    // of the newest certificate
 	NotAfter int64            `json:"not_after,omitempty"` // of that certificate, Unix seconds
@@ -187,6 +191,16 @@ func DecodeTick(text string, ring *capability.Keyring, now time.Time) (*Tick, er
 	return &t, nil
 }
 
+// Belongs refuses an instance of a name's former holder: when a revoked name is
+// given new keys, one that was enrolled before is worth nothing even if it
+// escaped the revocation.
+func (i *Instance) Belongs(a *Agent) error {
+	if i.Agent != a.Agent || i.Since != a.Since {
+		return denial.New(denial.Revoked, "instance %s/%s was enrolled before the name was given new keys", i.Agent, i.Instance)
+	}
+	return nil
+}
+
 // JoinRing and SplitRing give the text form of the signing-key certificates
 // under RingKey.
 func JoinRing(certificates []string) string { return strings.Join(certificates, "~") }
@@ -213,14 +227,47 @@ func (a *Agent) clone() *Agent {
 	return &b
 }
 
+// headroom is what a record must leave free of the longest document in bytes
+// whenever it grows by somebody's wish: an agent that fills its record with
+// delegations that it ended must not keep an operator from suspending it, nor
+// keep its root tokens from being renewed.
+const headroom = 6 << 10
+
+func (a *Agent) checkSize() error {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("registry: record of %q: %w", a.Agent, err)
+	}
+	if b64.EncodedLen(len(b)) > limits.Document-headroom {
+		return denial.New(denial.QuotaExceeded, "record of %q is full: rights, labels and ended delegations take %d bytes", a.Agent, len(b))
+	}
+	return nil
+}
+
 func checkLabels(labels map[string]string) error {
 	if len(labels) > limits.Labels {
 		return denial.New(denial.BadInput, "more than %d labels", limits.Labels)
 	}
 	for k, v := range labels {
-		if k == "" || len(k) > limits.LabelText || len(v) > limits.LabelText || strings.ContainsFunc(k+v, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		if k == "" || len(k) > limits.LabelText || len(v) > limits.LabelText || !utf8.ValidString(k) || !utf8.ValidString(v) ||
+			strings.ContainsFunc(k+v, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return denial.New(denial.BadInput, "label %q must have a name, at most %d characters and no control characters", fmt.Sprintf("%.40s", k), limits.LabelText)
 		}
 	}
 	return nil
+}
+
+// plain makes foreign text fit for a record: bounded, without control characters
+// and with one encoding.
+func plain(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	if len(s) > limits.Reason {
+		s = strings.ToValidUTF8(s[:limits.Reason], "")
+	}
+	return s
 }

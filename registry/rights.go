@@ -27,6 +27,11 @@ func (r Rights) clone() Rights {
 	return Rights{slices.Clone(r.Call), slices.Clone(r.Handle), slices.Clone(r.Publish), slices.Clone(r.Subscribe), slices.Clone(r.MayDelegate)}
 }
 
+func (r Rights) equal(o Rights) bool {
+	return slices.Equal(r.Call, o.Call) && slices.Equal(r.Handle, o.Handle) && slices.Equal(r.Publish, o.Publish) &&
+		slices.Equal(r.Subscribe, o.Subscribe) && slices.Equal(r.MayDelegate, o.MayDelegate)
+}
+
 // Scopes returns the rights as token scopes, sorted and unique, and which of
 // them may be passed on. It refuses what no token may hold, and a may-delegate
 // that is not among the rights.

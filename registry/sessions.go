@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/denial"
 )
 
 // Session is one issued user JWT: the connection it admitted and what its grant
@@ -41,8 +41,13 @@ func sessionKey(s *Session) string {
 }
 
 // PutSession records a session before its connection is admitted. One
-// connection may authenticate again, so the key is the connection's.
+// connection may authenticate again, so the key is the connection's and the
+// newer session takes the place of the older in one step: at no moment is an
+// admitted connection unlisted.
 func (s *Store) PutSession(ctx context.Context, sess Session) error {
+	if err := sess.check(); err != nil {
+		return err
+	}
 	b, err := json.Marshal(sess)
 	if err != nil {
 		return fmt.Errorf("registry: session: %w", err)
@@ -51,29 +56,25 @@ func (s *Store) PutSession(ctx context.Context, sess Session) error {
 	if ttl <= 0 {
 		return fmt.Errorf("registry: session of %s/%s has ended", sess.Agent, sess.Instance)
 	}
-	key := sessionKey(&sess)
-	// A connection that authenticates again replaces its session, for which the
-	// key must be free: a plain put would lose the time to live.
-	if _, err := s.sessions.Create(ctx, key, b, jetstream.KeyTTL(ttl)); err == nil {
-		return nil
-	} else if !isConflict(err) {
-		return fmt.Errorf("registry: writing session: %w", err)
-	}
-	if err := s.sessions.Purge(ctx, key); err != nil {
-		return fmt.Errorf("registry: replacing session: %w", err)
-	}
-	if _, err := s.sessions.Create(ctx, key, b, jetstream.KeyTTL(ttl)); err != nil {
-		return fmt.Errorf("registry: writing session: %w", err)
+	return s.publish(ctx, SessionsBucket, sessionKey(&sess), b, ttl)
+}
+
+// check refuses what would make a key of another form: the key is a subject.
+func (s *Session) check() error {
+	if s.Agent.IsZero() || s.Instance.IsZero() || s.ServerID == "" || strings.ContainsFunc(s.ServerID, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && r != '_' && r != '-'
+	}) {
+		return denial.New(denial.BadInput, "a session needs an agent, an instance and a server ID")
 	}
 	return nil
 }
 
 // DropSession forgets a session whose connection is known to be gone.
 func (s *Store) DropSession(ctx context.Context, sess Session) error {
-	if err := s.sessions.Purge(ctx, sessionKey(&sess), jetstream.PurgeTTL(time.Minute)); err != nil {
-		return fmt.Errorf("registry: dropping session: %w", err)
+	if err := sess.check(); err != nil {
+		return err
 	}
-	return nil
+	return s.remove(ctx, SessionsBucket, sessionKey(&sess))
 }
 
 // Sessions lists the open sessions of an agent, or of all where id is zero.
@@ -83,7 +84,7 @@ func (s *Store) Sessions(ctx context.Context, id agentid.ID) ([]Session, error) 
 		filter = id.String() + ".>"
 	}
 	var out []Session
-	err := s.each(ctx, s.sessions, filter, func(key string, value []byte) error {
+	err := s.each(ctx, SessionsBucket, filter, func(key string, value []byte) error {
 		var sess Session
 		if err := json.Unmarshal(value, &sess); err != nil {
 			s.cfg.Log.Error().Err(err).Str("key", key).Msg("session record refused")

@@ -2,9 +2,9 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,14 +20,11 @@ import (
 
 // The buckets of the registry, all in the control plane's account.
 const (
-	AgentsBucket   = "MESH_AGENTS"
-	ChainsBucket   = "MESH_CHAINS"
-	SessionsBucket = "MESH_SESSIONS"
-	JoinsBucket    = "MESH_JOINS"
+	AgentsBucket   = subject.AgentsBucket
+	ChainsBucket   = subject.ChainsBucket
+	SessionsBucket = subject.SessionsBucket
+	JoinsBucket    = subject.JoinsBucket
 )
-
-// casTries bounds how often a change is tried against concurrent writers.
-const casTries = 16
 
 // DefaultTokenTTL is how long a root token lives unless configured.
 const DefaultTokenTTL = 30 * 24 * time.Hour
@@ -48,12 +45,13 @@ type Config struct {
 
 // Store reads and changes the registry.
 type Store struct {
-	cfg      Config
-	js       jetstream.JetStream
-	agents   jetstream.KeyValue
-	chains   jetstream.KeyValue
-	sessions jetstream.KeyValue
-	joins    jetstream.KeyValue
+	cfg    Config
+	js     jetstream.JetStream
+	agents jetstream.KeyValue // for watching; all else goes by raw requests
+
+	mu     sync.Mutex
+	floors map[string]floor // by key of a record
+	tick   Tick             // the highest incarnation and replay time seen
 }
 
 // Open creates the buckets that are missing and returns the store. It does not
@@ -61,6 +59,9 @@ type Store struct {
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Conn == nil || cfg.Ring == nil || cfg.Records == nil || cfg.Tokens == nil || cfg.Clock == nil {
 		return nil, errors.New("registry: connection, keyring, records key, tokens key and clock are required")
+	}
+	if cfg.Space.Prefix() == "" || cfg.TokenTTL < 0 {
+		return nil, errors.New("registry: a subject space and a token lifetime that is not negative are required")
 	}
 	if cfg.TokenTTL == 0 {
 		cfg.TokenTTL = DefaultTokenTTL
@@ -72,37 +73,31 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	s := &Store{cfg: cfg, js: js}
-	for _, b := range []struct {
-		into *jetstream.KeyValue
-		cfg  jetstream.KeyValueConfig
-	}{
-		{&s.agents, jetstream.KeyValueConfig{
-			Bucket:      AgentsBucket,
-			Description: "signed records of agents and instances",
-			History:     1,
+	s := &Store{cfg: cfg, js: js, floors: map[string]floor{}}
+	for _, b := range []jetstream.KeyValueConfig{
+		{
+			Bucket: AgentsBucket, Description: "signed records of agents and instances",
 			// The feed: clients learn of a change by republish, so that no agent
 			// needs the right to create a consumer.
 			RePublish: &jetstream.RePublish{Source: subject.KV(AgentsBucket, ">"), Destination: cfg.Space.FeedAgents() + ".>"},
-		}},
-		{&s.chains, jetstream.KeyValueConfig{
-			Bucket: ChainsBucket, Description: "capability chains by digest", History: 1,
-			LimitMarkerTTL: time.Minute, // lets every chain end with its token
-		}},
-		{&s.sessions, jetstream.KeyValueConfig{
-			Bucket: SessionsBucket, Description: "issued user JWTs", History: 1, LimitMarkerTTL: time.Minute,
-		}},
-		{&s.joins, jetstream.KeyValueConfig{
-			Bucket: JoinsBucket, Description: "join tokens (hashed) and key bindings", History: 1, LimitMarkerTTL: time.Minute,
-		}},
+		},
+		// The marker's time allows a time to live for each key: a chain ends with
+		// its token, a session with its JWT.
+		{Bucket: ChainsBucket, Description: "capability chains by digest", LimitMarkerTTL: time.Minute},
+		{Bucket: SessionsBucket, Description: "issued user JWTs", LimitMarkerTTL: time.Minute},
+		{Bucket: JoinsBucket, Description: "join tokens (hashed) and key bindings", LimitMarkerTTL: time.Minute},
 	} {
-		b.cfg.Replicas = cfg.Replicas
-		b.cfg.Storage = jetstream.FileStorage
-		kv, err := js.CreateOrUpdateKeyValue(ctx, b.cfg)
+		// Older revisions of a key would come back when the newest one ends.
+		b.History = 1
+		b.Replicas = cfg.Replicas
+		b.Storage = jetstream.FileStorage
+		kv, err := js.CreateOrUpdateKeyValue(ctx, b)
 		if err != nil {
-			return nil, fmt.Errorf("registry: bucket %s: %w", b.cfg.Bucket, err)
+			return nil, fmt.Errorf("registry: bucket %s: %w", b.Bucket, err)
 		}
-		*b.into = kv
+		if b.Bucket == AgentsBucket {
+			s.agents = kv
+		}
 	}
 	return s, nil
 }
@@ -110,87 +105,30 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 // Ring returns the keyring that the store's documents verify against.
 func (s *Store) Ring() *capability.Keyring { return s.cfg.Ring }
 
-// entry is one value of a bucket as its leader has it.
-type entry struct {
-	value []byte
-	seq   uint64
-}
-
-var errNoEntry = errors.New("registry: no such key")
-
-// leaderRead reads a key from the stream's leader. A direct get may be answered
-// by a replica that is behind, and a decision taken on that could let a revoked
-// agent in.
-func (s *Store) leaderRead(ctx context.Context, bucket, key string) (entry, error) {
-	body, err := json.Marshal(map[string]string{"last_by_subj": subject.KV(bucket, key)})
-	if err != nil {
-		return entry{}, err
-	}
-	m, err := s.cfg.Conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+subject.KVStream(bucket), body)
-	if err != nil {
-		return entry{}, fmt.Errorf("registry: reading %s: %w", key, err)
-	}
-	return parseMsgGet(m.Data)
-}
-
-// parseMsgGet reads the answer of a leader read. Both the control plane and
-// clients use it (ParseLeaderRead).
-func parseMsgGet(data []byte) (entry, error) {
-	var r struct {
-		Error *struct {
-			Code    int    `json:"code"`
-			ErrCode int    `json:"err_code"`
-			Text    string `json:"description"`
-		} `json:"error"`
-		Message *struct {
-			Seq     uint64 `json:"seq"`
-			Headers []byte `json:"hdrs"`
-			Data    []byte `json:"data"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		return entry{}, fmt.Errorf("registry: leader read: %w", err)
-	}
-	const noMessage = 10037
-	switch {
-	case r.Error != nil && r.Error.ErrCode == noMessage:
-		return entry{}, errNoEntry
-	case r.Error != nil:
-		return entry{}, fmt.Errorf("registry: leader read: %s (%d)", r.Error.Text, r.Error.ErrCode)
-	case r.Message == nil:
-		return entry{}, errors.New("registry: leader read: empty answer")
-	case len(r.Message.Data) == 0:
-		// A delete marker or a TTL marker: no value.
-		return entry{seq: r.Message.Seq}, errNoEntry
-	}
-	return entry{r.Message.Data, r.Message.Seq}, nil
-}
-
-// ParseLeaderRead returns the value in a leader's answer, or denial.NotFound.
-func ParseLeaderRead(data []byte) (string, error) {
-	e, err := parseMsgGet(data)
-	if errors.Is(err, errNoEntry) {
-		return "", denial.NotFound
-	}
-	return string(e.value), err
-}
-
-// LeaderReadBody is the request body of a leader read of one key.
-func LeaderReadBody(bucket, key string) []byte {
-	return []byte(`{"last_by_subj":"` + subject.KV(bucket, key) + `"}`)
-}
-
 // Agent reads an agent's record from the leader; denial.UnlistedAgent if there
 // is none.
 func (s *Store) Agent(ctx context.Context, id agentid.ID) (*Agent, error) {
 	a, _, err := s.readAgent(ctx, id)
-	return a, err
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
+// readAgent returns the record with its sequence. With errOlder it returns the
+// record as well, for those who set it right.
 func (s *Store) readAgent(ctx context.Context, id agentid.ID) (*Agent, uint64, error) {
-	e, err := s.leaderRead(ctx, AgentsBucket, id.String())
+	if id.IsZero() {
+		return nil, 0, denial.New(denial.UnlistedAgent, "the empty name is nobody's")
+	}
+	key := id.String()
+	least := s.floor(key)
+	e, err := s.leaderRead(ctx, AgentsBucket, key)
 	if errors.Is(err, errNoEntry) {
-		return nil, e.seq, denial.New(denial.UnlistedAgent, "agent %q is not registered", id)
+		if e.seq != 0 || least.revision != 0 {
+			return nil, e.seq, denial.New(denial.BadRecord, "record of agent %q: %w", id, errDeleted)
+		}
+		return nil, 0, denial.New(denial.UnlistedAgent, "agent %q is not registered", id)
 	}
 	if err != nil {
 		return nil, 0, err
@@ -199,6 +137,9 @@ func (s *Store) readAgent(ctx context.Context, id agentid.ID) (*Agent, uint64, e
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: record of %q: %w", id, err)
 	}
+	if err := s.raise(key, floor{a.Epoch, a.Revision}, least); err != nil {
+		return a, e.seq, denial.New(denial.BadRecord, "record of agent %q: %w", id, err)
+	}
 	return a, e.seq, nil
 }
 
@@ -206,13 +147,24 @@ func (s *Store) readAgent(ctx context.Context, id agentid.ID) (*Agent, uint64, e
 // there is none.
 func (s *Store) Instance(ctx context.Context, id agentid.ID, inst agentid.Instance) (*Instance, error) {
 	i, _, err := s.readInstance(ctx, id, inst)
-	return i, err
+	if err != nil {
+		return nil, err
+	}
+	return i, nil
 }
 
 func (s *Store) readInstance(ctx context.Context, id agentid.ID, inst agentid.Instance) (*Instance, uint64, error) {
-	e, err := s.leaderRead(ctx, AgentsBucket, InstanceKey(id, inst))
+	if id.IsZero() || inst.IsZero() {
+		return nil, 0, denial.New(denial.UnlistedKey, "the empty name is nobody's")
+	}
+	key := InstanceKey(id, inst)
+	least := s.floor(key)
+	e, err := s.leaderRead(ctx, AgentsBucket, key)
 	if errors.Is(err, errNoEntry) {
-		return nil, e.seq, denial.New(denial.UnlistedKey, "%s/%s is not registered", id, inst)
+		if e.seq != 0 || least.revision != 0 {
+			return nil, e.seq, denial.New(denial.BadRecord, "record of %s/%s: %w", id, inst, errDeleted)
+		}
+		return nil, 0, denial.New(denial.UnlistedKey, "%s/%s is not registered", id, inst)
 	}
 	if err != nil {
 		return nil, 0, err
@@ -221,6 +173,9 @@ func (s *Store) readInstance(ctx context.Context, id agentid.ID, inst agentid.In
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: record of %s/%s: %w", id, inst, err)
 	}
+	if err := s.raise(key, floor{i.Epoch, i.Revision}, least); err != nil {
+		return i, e.seq, denial.New(denial.BadRecord, "record of %s/%s: %w", id, inst, err)
+	}
 	return i, e.seq, nil
 }
 
@@ -228,177 +183,173 @@ func (s *Store) readInstance(ctx context.Context, id agentid.ID, inst agentid.In
 var errUnchanged = errors.New("registry: unchanged")
 
 // changeAgent applies f to the current record and writes it back by
-// compare-and-set, again on a conflict.
+// compare-and-set. After a lost race f runs again on the record that won, so it
+// must derive everything that it writes from the record that it is given: a
+// token over rights that were read earlier could hold one just taken back.
 func (s *Store) changeAgent(ctx context.Context, id agentid.ID, by, reason string, f func(*Agent) error) (*Agent, error) {
-	for range casTries {
+	return s.mendAgent(ctx, id, by, reason, false, f)
+}
+
+// mendAgent is changeAgent; where mend is set it also works on a record that is
+// older than one that was seen, and lifts it above that.
+func (s *Store) mendAgent(ctx context.Context, id agentid.ID, by, reason string, mend bool, f func(*Agent) error) (out *Agent, err error) {
+	err = s.retry(ctx, id.String(), func() error {
 		old, seq, err := s.readAgent(ctx, id)
-		if err != nil {
-			return nil, err
+		mending := mend && errors.Is(err, errOlder)
+		if err != nil && !mending {
+			return err
+		}
+		if mending {
+			least := s.floor(id.String())
+			old.Epoch, old.Revision = max(old.Epoch, least.epoch), max(old.Revision, least.revision)
 		}
 		a := old.clone()
-		if err := f(a); errors.Is(err, errUnchanged) {
-			return old, nil
-		} else if err != nil {
-			return nil, err
+		if err := f(a); errors.Is(err, errUnchanged) && !mending {
+			out = old
+			return nil
+		} else if err != nil && !errors.Is(err, errUnchanged) {
+			return err
 		}
 		if a.Epoch < old.Epoch {
-			return nil, fmt.Errorf("registry: change of %q would lower its epoch", id)
+			return fmt.Errorf("registry: change of %q would lower its epoch", id)
 		}
-		if old.Status == Revoked && a.Epoch == old.Epoch && a.Status != Revoked {
-			return nil, denial.New(denial.WrongState, "agent %q is revoked for ever", id)
+		if old.Status == Revoked && a.Status != Revoked {
+			return denial.New(denial.WrongState, "agent %q is revoked for ever", id)
 		}
 		a.Revision = old.Revision + 1
 		s.stamp(&a.Changed, by, reason)
-		err = s.writeAgent(ctx, a, seq)
-		if errors.Is(err, denial.Conflict) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return a, nil
+		out = a
+		return s.writeAgent(ctx, a, seq)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, denial.New(denial.Conflict, "record of %q changed too often to write it", id)
+	return out, nil
 }
 
 func (s *Store) changeInstance(ctx context.Context, id agentid.ID, inst agentid.Instance, by, reason string, f func(*Instance) error) (*Instance, error) {
-	for range casTries {
+	return s.mendInstance(ctx, id, inst, by, reason, false, f)
+}
+
+func (s *Store) mendInstance(ctx context.Context, id agentid.ID, inst agentid.Instance, by, reason string, mend bool, f func(*Instance) error) (out *Instance, err error) {
+	err = s.retry(ctx, InstanceKey(id, inst), func() error {
 		old, seq, err := s.readInstance(ctx, id, inst)
-		if err != nil {
-			return nil, err
+		mending := mend && errors.Is(err, errOlder)
+		if err != nil && !mending {
+			return err
+		}
+		if mending {
+			least := s.floor(InstanceKey(id, inst))
+			old.Epoch, old.Revision = max(old.Epoch, least.epoch), max(old.Revision, least.revision)
 		}
 		i := *old
-		if err := f(&i); errors.Is(err, errUnchanged) {
-			return old, nil
-		} else if err != nil {
-			return nil, err
+		if err := f(&i); errors.Is(err, errUnchanged) && !mending {
+			out = old
+			return nil
+		} else if err != nil && !errors.Is(err, errUnchanged) {
+			return err
 		}
 		if i.Epoch < old.Epoch {
-			return nil, fmt.Errorf("registry: change of %s/%s would lower its epoch", id, inst)
+			return fmt.Errorf("registry: change of %s/%s would lower its epoch", id, inst)
 		}
 		if old.State == InstanceRevoked && i.State != InstanceRevoked {
-			return nil, denial.New(denial.WrongState, "instance %s/%s is revoked for ever", id, inst)
+			return denial.New(denial.WrongState, "instance %s/%s is revoked for ever", id, inst)
 		}
 		i.Revision = old.Revision + 1
 		s.stamp(&i.Changed, by, reason)
-		err = s.writeInstance(ctx, &i, seq)
-		if errors.Is(err, denial.Conflict) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &i, nil
+		out = &i
+		return s.writeInstance(ctx, &i, seq)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, denial.New(denial.Conflict, "record of %s/%s changed too often to write it", id, inst)
+	return out, nil
 }
 
 func (s *Store) stamp(c *Change, by, reason string) {
-	*c = Change{At: s.cfg.Clock().Unix(), By: by, Reason: reason}
+	*c = Change{At: s.cfg.Clock().Unix(), By: plain(by), Reason: plain(reason)}
 }
 
 // writeAgent signs and writes a record over the entry with sequence seq; zero
-// means that there must be none.
+// means that there must be none. It returns errLost if there is another.
 func (s *Store) writeAgent(ctx context.Context, a *Agent, seq uint64) error {
 	a.Head = jws.Head{Kind: kindAgent, IssuedAt: s.cfg.Clock().Unix()}
 	text, err := jws.Sign(a, s.cfg.Records)
+	if err == nil {
+		// What nobody can read must not replace what everybody can: a records key
+		// whose time is over, or a text with a second spelling.
+		_, err = DecodeAgent(text, a.Agent, s.cfg.Ring, s.cfg.Clock())
+	}
 	if err != nil {
 		return fmt.Errorf("registry: record of %q: %w", a.Agent, err)
 	}
-	return s.put(ctx, s.agents, a.Agent.String(), text, seq)
+	key := a.Agent.String()
+	if err := s.put(ctx, AgentsBucket, key, []byte(text), seq, 0); err != nil {
+		return err
+	}
+	return s.raise(key, floor{a.Epoch, a.Revision}, floor{})
 }
 
 func (s *Store) writeInstance(ctx context.Context, i *Instance, seq uint64) error {
 	i.Head = jws.Head{Kind: kindInstance, IssuedAt: s.cfg.Clock().Unix()}
 	text, err := jws.Sign(i, s.cfg.Records)
+	if err == nil {
+		_, err = DecodeInstance(text, i.Agent, i.Instance, s.cfg.Ring, s.cfg.Clock())
+	}
 	if err != nil {
 		return fmt.Errorf("registry: record of %s/%s: %w", i.Agent, i.Instance, err)
 	}
-	return s.put(ctx, s.agents, InstanceKey(i.Agent, i.Instance), text, seq)
+	key := InstanceKey(i.Agent, i.Instance)
+	if err := s.put(ctx, AgentsBucket, key, []byte(text), seq, 0); err != nil {
+		return err
+	}
+	return s.raise(key, floor{i.Epoch, i.Revision}, floor{})
 }
 
-// put writes by compare-and-set; a lost race is denial.Conflict.
-func (s *Store) put(ctx context.Context, kv jetstream.KeyValue, key, text string, seq uint64) error {
-	_, err := kv.Update(ctx, key, []byte(text), seq)
-	if isConflict(err) {
-		return denial.New(denial.Conflict, "%s was changed by somebody else", key)
-	}
-	if err != nil {
-		return fmt.Errorf("registry: writing %s: %w", key, err)
-	}
-	return nil
-}
-
-// isConflict recognises a lost compare-and-set: a single server and a replicated
-// stream report it with different codes (10071, 10164).
-func isConflict(err error) bool {
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		return true
-	}
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == 10071 || api.ErrorCode == 10164)
-}
-
-// Agents lists all agents, removed ones left out unless asked for.
+// Agents lists all agents by name, removed ones left out unless asked for. Where
+// a record does not verify it returns the others and an error that names it.
 func (s *Store) Agents(ctx context.Context, removed bool) ([]*Agent, error) {
 	var out []*Agent
-	err := s.each(ctx, s.agents, "*", func(key string, value []byte) error {
+	var bad []error
+	err := s.each(ctx, AgentsBucket, "*", func(key string, value []byte) error {
 		id, err := agentid.Parse(key)
 		if err != nil {
 			return nil // not an agent's key
 		}
 		a, err := DecodeAgent(string(value), id, s.cfg.Ring, s.cfg.Clock())
 		if err != nil {
-			return fmt.Errorf("registry: record of %q: %w", id, err)
+			bad = append(bad, fmt.Errorf("registry: record of %q: %w", id, err))
+			return nil
 		}
 		if !a.Removed || removed {
 			out = append(out, a)
 		}
 		return nil
 	})
-	return out, err
+	return out, errors.Join(append(bad, err)...)
 }
 
-// Instances lists the instances of one agent, or of all where id is zero.
+// Instances lists the instances of one agent, or of all where id is zero. Where
+// a record does not verify it returns the others and an error that names it.
 func (s *Store) Instances(ctx context.Context, id agentid.ID) ([]*Instance, error) {
 	filter := "*.*"
 	if !id.IsZero() {
 		filter = id.String() + ".*"
 	}
 	var out []*Instance
-	err := s.each(ctx, s.agents, filter, func(key string, value []byte) error {
+	var bad []error
+	err := s.each(ctx, AgentsBucket, filter, func(key string, value []byte) error {
 		agent, inst, ok := splitInstanceKey(key)
 		if !ok {
 			return nil
 		}
 		i, err := DecodeInstance(string(value), agent, inst, s.cfg.Ring, s.cfg.Clock())
 		if err != nil {
-			return fmt.Errorf("registry: record of %s: %w", key, err)
+			bad = append(bad, fmt.Errorf("registry: record of %s: %w", key, err))
+			return nil
 		}
 		out = append(out, i)
 		return nil
 	})
-	return out, err
-}
-
-// each calls f for the current value of every key that matches filter.
-func (s *Store) each(ctx context.Context, kv jetstream.KeyValue, filter string, f func(key string, value []byte) error) error {
-	w, err := kv.Watch(ctx, filter, jetstream.IgnoreDeletes())
-	if err != nil {
-		return fmt.Errorf("registry: listing %s: %w", filter, err)
-	}
-	defer w.Stop() //nolint:errcheck // the watcher is read only
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, ok := <-w.Updates():
-			if !ok || e == nil {
-				return ctx.Err()
-			}
-			if err := f(e.Key(), e.Value()); err != nil {
-				return err
-			}
-		}
-	}
+	return out, errors.Join(append(bad, err)...)
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -26,7 +27,15 @@ func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
 	if err != nil {
 		return fmt.Errorf("registry: watching: %w", err)
 	}
-	defer w.Stop() //nolint:errcheck // the watcher is read only
+	defer func() {
+		_ = w.Stop() // read only: nothing can be lost
+		// Its callback may be blocked on a full channel that nobody reads any
+		// more; the channel is closed once it has returned.
+		go func() {
+			for range w.Updates() { //nolint:revive // drained
+			}
+		}()
+	}()
 	current := false
 	for {
 		select {
@@ -34,7 +43,9 @@ func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
 			return ctx.Err()
 		case e, ok := <-w.Updates():
 			if !ok {
-				return ctx.Err()
+				// The subscription ended; without an error the caller would take
+				// the silence that follows for calm.
+				return errors.Join(ctx.Err(), errWatchEnded)
 			}
 			if e == nil {
 				current = true
@@ -55,6 +66,8 @@ func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
 	}
 }
 
+var errWatchEnded = errors.New("registry: watch ended")
+
 func (s *Store) decodeEvent(key, text string) (Event, bool) {
 	now := s.cfg.Clock()
 	if agent, inst, ok := splitInstanceKey(key); ok {
@@ -63,7 +76,7 @@ func (s *Store) decodeEvent(key, text string) (Event, bool) {
 			s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 			return Event{}, false
 		}
-		return Event{Instance: i}, true
+		return Event{Instance: i}, s.raise(key, floor{i.Epoch, i.Revision}, floor{}) == nil
 	}
 	id, err := agentid.Parse(key)
 	if err != nil {
@@ -74,7 +87,7 @@ func (s *Store) decodeEvent(key, text string) (Event, bool) {
 		s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 		return Event{}, false
 	}
-	return Event{Agent: a}, true
+	return Event{Agent: a}, s.raise(key, floor{a.Epoch, a.Revision}, floor{}) == nil
 }
 
 // splitInstanceKey reads the key of an instance's record; the mesh's own keys

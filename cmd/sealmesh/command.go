@@ -30,8 +30,8 @@ const (
 
 // The error codes that a caller sees of a command.
 const (
-	codeExit    = "app.exit"
-	codeTooMuch = "app.too-much-output"
+	codeExit    = "app-exit"
+	codeTooMuch = "app-too-much-output"
 )
 
 var errTooMuch = fmt.Errorf("command printed more than %d bytes", maxReply)
@@ -55,7 +55,9 @@ func (c *command) handle(ctx context.Context, req *meshclient.Request) ([]byte, 
 	cmd.WaitDelay = pipeWait
 	ownGroup(cmd)
 	err := cmd.Run()
-	endGroup(cmd)
+	if errors.Is(err, exec.ErrWaitDelay) {
+		endGroup(cmd)
+	}
 	cause := context.Cause(ctx)
 	if err != nil || len(complaint.b) > 0 {
 		e := c.log.Info()

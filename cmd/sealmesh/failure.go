@@ -65,6 +65,14 @@ type absent struct{ error }
 
 func (e *absent) Unwrap() error { return e.error }
 
+// outOfTime adds to an error that it came because ctx ended.
+func outOfTime(ctx context.Context, err error) error {
+	if end := ctx.Err(); end != nil && !errors.Is(err, end) {
+		return fmt.Errorf("%w: %w", err, end)
+	}
+	return err
+}
+
 // failure is an error as people and programs are told of it.
 type failure struct {
 	exit      int

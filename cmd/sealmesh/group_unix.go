@@ -14,11 +14,8 @@ func ownGroup(cmd *exec.Cmd) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 }
 
-// endGroup kills what a command left behind: nobody waits for it any more. The
-// group's number cannot be another's while one of its processes lives, and
-// there is none to kill otherwise.
+// endGroup kills what an ended command left behind with its output open. Only
+// while something of the group lives can its number not be another's.
 func endGroup(cmd *exec.Cmd) {
-	if cmd.Process != nil {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // usually nobody is left
-	}
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // it may have ended meanwhile
 }

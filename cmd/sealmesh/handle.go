@@ -34,7 +34,7 @@ prints is the reply. In its environment are
 The payload comes from another agent: treat it as input, never as a command.
 
 When CMD ends with another status than 0, or prints more than a message may
-hold, the caller gets an error reply (app.exit, app.too-much-output) and nothing
+hold, the caller gets an error reply (app-exit, app-too-much-output) and nothing
 of what it printed. Its standard error goes to the log of this program, not to
 the caller. When the caller no longer waits, CMD and what it started are killed.`,
 		Args: func(c *cobra.Command, args []string) error {

@@ -39,7 +39,7 @@ too late (retry).`
 		id, title string
 		verbs     []*cobra.Command
 	}{
-		{groupMesh, "Run a mesh:", []*cobra.Command{newInit(a), newUp(a), newServer(a)}},
+		{groupMesh, "Run a mesh:", []*cobra.Command{newInit(a), newUp(a), newServer(a), newDemo(a)}},
 		{groupAgent, "Keep its agents:", []*cobra.Command{newAgent(a), newEnroll(a), newToken(a)}},
 		{groupShell, "Be an agent from a shell:", []*cobra.Command{newCall(a), newHandle(a), newPublish(a), newSubscribe(a)}},
 		{groupSee, "See what is there:", []*cobra.Command{newStatus(a), newCan(a), newExplain(a), newVersion(a)}},

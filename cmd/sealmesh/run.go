@@ -5,10 +5,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/sealmesh/sealmesh/internal/jws"
 )
 
 // app is what every verb works with: where it reads and writes, and the global
@@ -37,7 +41,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	defer context.AfterFunc(ctx, stop)()
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, now: time.Now, json: asksJSON(args)}
 	root := newRoot(a)
-	root.SetArgs(args)
+	root.SetArgs(digestsLast(args))
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -56,6 +60,28 @@ func asksJSON(args []string) bool {
 		}
 	}
 	return false
+}
+
+// digestsLast moves digests that begin with a hyphen, as one of 64 does, behind
+// "--", so that they are not taken for flags. No flag has their form.
+func digestsLast(args []string) []string {
+	var flags, digests []string
+	rest := args
+	for len(rest) > 0 && rest[0] != "--" {
+		if arg := rest[0]; strings.HasPrefix(arg, "-") && jws.IsDigest(arg) {
+			digests = append(digests, arg)
+		} else {
+			flags = append(flags, arg)
+		}
+		rest = rest[1:]
+	}
+	if len(digests) == 0 {
+		return args
+	}
+	if len(rest) > 0 {
+		rest = rest[1:]
+	}
+	return slices.Concat(flags, []string{"--"}, digests, rest)
 }
 
 // deadline bounds a verb by --timeout or, where it was not given, by usual;

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"os"
 	"os/exec"
@@ -14,15 +15,23 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/rs/zerolog"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/meshdir"
+	"github.com/sealmesh/sealmesh/internal/natsserver"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
+		"natsd": func() {
+			if _, err := natsserver.Start(context.Background(), natsserver.Config{File: os.Args[1], Log: zerolog.New(os.Stderr)}); err != nil {
+				log.Fatal(err)
+			}
+			select {}
+		},
 		"sealmesh": func() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 	})
 }
@@ -41,6 +50,8 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
+			// Under the race detector every process would sleep a second at its end.
+			e.Setenv("GORACE", "atexit_sleep_ms=10")
 			for _, name := range []string{"NATS", "CONTROL"} {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {

@@ -45,7 +45,7 @@ for ever. Any number of them may run on one mesh.`,
 			defer cancel()
 			plane, err := controlplane.Start(start, controlplane.Config{Mesh: mesh, Log: a.runLog()})
 			if err != nil {
-				return err
+				return outOfTime(start, err)
 			}
 			defer plane.Close() //nolint:errcheck // it logs what it could not do
 			doc := serverDoc{

@@ -76,12 +76,12 @@ func (a *app) up(ctx context.Context, mesh *meshdir.Mesh, fresh bool, listen str
 	defer cancel()
 	srv, err := natsserver.Start(start, natsserver.Config{File: mesh.ServerConf(), Listen: listen, Log: log})
 	if err != nil {
-		return err
+		return outOfTime(start, err)
 	}
 	defer srv.Close()
 	plane, err := controlplane.Start(start, controlplane.Config{Mesh: mesh, Log: log})
 	if err != nil {
-		return err
+		return outOfTime(start, err)
 	}
 	defer plane.Close() //nolint:errcheck // it logs what it could not do
 	doc := upDoc{Schema: "sealmesh.up/v1", Mesh: a.mesh, TrustDomain: mesh.Config.TrustDomain, NATS: srv.URL(), Control: plane.URL()}

@@ -61,11 +61,11 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 		}
 		return p.view(ctx, a)
 	case wire.OpUngrant:
-		return p.cutAfter(ctx, start, func() (*registry.Agent, error) { return p.store.Ungrant(ctx, id, req.Rights, by.String()) })
+		return p.cutAfter(ctx, id, start, func() (*registry.Agent, error) { return p.store.Ungrant(ctx, id, req.Rights, by.String()) })
 	case wire.OpJoin:
 		return p.join(ctx, id, req.Join, by)
 	case wire.OpSuspend:
-		return p.cutAfter(ctx, start, func() (*registry.Agent, error) { return p.store.Suspend(ctx, id, by.String(), req.Reason) })
+		return p.cutAfter(ctx, id, start, func() (*registry.Agent, error) { return p.store.Suspend(ctx, id, by.String(), req.Reason) })
 	case wire.OpResume:
 		a, err := p.store.Resume(ctx, id, by.String(), req.Reason)
 		if err != nil {
@@ -73,7 +73,7 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 		}
 		return p.view(ctx, a)
 	case wire.OpRevoke:
-		return p.cutAfter(ctx, start, func() (*registry.Agent, error) {
+		return p.cutAfter(ctx, id, start, func() (*registry.Agent, error) {
 			if inst.IsZero() {
 				return p.store.Revoke(ctx, id, by.String(), req.Reason)
 			}
@@ -83,14 +83,15 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 			return p.store.Agent(ctx, id)
 		})
 	case wire.OpRemove:
-		return p.cutAfter(ctx, start, func() (*registry.Agent, error) { return p.store.Remove(ctx, id, by.String(), req.Reason) })
+		return p.cutAfter(ctx, id, start, func() (*registry.Agent, error) { return p.store.Remove(ctx, id, by.String(), req.Reason) })
 	}
 	return nil, denial.New(denial.BadInput, "no operation %q", string(req.Op))
 }
 
 // cutAfter makes a change that takes authority away and returns when its effect
 // was seen.
-func (p *Plane) cutAfter(ctx context.Context, start time.Time, change func() (*registry.Agent, error)) (any, error) {
+func (p *Plane) cutAfter(ctx context.Context, id agentid.ID, start time.Time, change func() (*registry.Agent, error)) (any, error) {
+	defer p.cutting.begin(id)()
 	a, err := change()
 	if err != nil {
 		return nil, err

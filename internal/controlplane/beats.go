@@ -28,9 +28,6 @@ func (p *Plane) startMonitor() error {
 	p.monitor, err = heartbeat.NewMonitor(heartbeat.Config{
 		Registry: verdicts{p}, Clock: p.clock, Interval: time.Duration(c.Interval), Timeout: time.Duration(c.Timeout),
 		Share: c.MassExpiryShare, Log: p.log,
-		Alarm: func(a heartbeat.Alarm) {
-			p.log.Error().Str("alarm", string(a.Kind)).Int("would_expire", a.WouldExpire).Int("watched", a.Watched).Strs("silent", a.Silent).Msg("heartbeat alarm")
-		},
 	})
 	if err != nil {
 		return err
@@ -119,15 +116,16 @@ func (w *watcher) event(e registry.Event) error {
 		w.agents[e.Agent.Agent] = e.Agent
 		w.p.epochs.note(e.Agent, e.Current)
 		shrank := old != nil && (e.Agent.Epoch > old.Epoch || len(e.Agent.Voided) > len(old.Voided))
-		if e.Current && shrank {
+		if e.Current && shrank && !w.p.cutting.busy(e.Agent.Agent) {
 			w.p.wg.Go(func() { w.p.cutAndLog(e.Agent.Agent) })
 		}
+		w.always(e.Agent)
 		w.each(e.Agent.Agent, w.observe)
 	case e.Instance != nil:
 		key := registry.InstanceKey(e.Instance.Agent, e.Instance.Instance)
 		old := w.instances[key]
 		w.instances[key] = e.Instance
-		if e.Current && old != nil && e.Instance.Epoch > old.Epoch {
+		if e.Current && old != nil && e.Instance.Epoch > old.Epoch && !w.p.cutting.busy(e.Instance.Agent) {
 			w.p.wg.Go(func() { w.p.cutAndLog(e.Instance.Agent) })
 		}
 		w.observe(e.Instance)
@@ -149,14 +147,31 @@ func (w *watcher) each(id agentid.ID, f func(*registry.Instance)) {
 	}
 }
 
-// observe puts an instance under the monitor's watch, or takes it from there.
+// always has an agent watched that must have a live instance, also while it has
+// none.
+func (w *watcher) always(a *registry.Agent) {
+	if a.Heartbeat != registry.HeartbeatAlways || a.Status != registry.Active {
+		return
+	}
+	epoch := envelope.Epoch{Agent: a.Epoch}.String()
+	if err := w.p.monitor.Watch(a.Agent, agentid.Instance{}, epoch, heartbeat.Always); err != nil {
+		w.p.log.Debug().Err(err).Str("agent", a.Agent.String()).Msg("agent is not watched")
+	}
+}
+
+// observe puts an instance under the monitor's watch. One that left or expired
+// stays known there, so that an old beat of it is still refused; one that an
+// operator took out is not to be judged by its silence.
 func (w *watcher) observe(i *registry.Instance) {
 	a := w.agents[i.Agent]
 	if a == nil || i.Agent == agentid.Control {
 		return
 	}
-	if i.State != registry.Online || a.Status != registry.Active {
+	if i.State == registry.InstanceRevoked || a.Status != registry.Active && a.Status != registry.Expired {
 		w.p.monitor.Forget(i.Agent, i.Instance)
+		return
+	}
+	if i.State != registry.Online || a.Status != registry.Active {
 		return
 	}
 	policy, err := heartbeat.ParsePolicy(string(a.Heartbeat))
@@ -204,7 +219,7 @@ func (p *Plane) change(by, id agentid.ID, inst agentid.Instance, what, reason st
 		Kind: audit.Change, Verdict: audit.Accepted, Sender: by, Peer: id, Instance: inst, Scope: what, Detail: reason,
 	}
 	if err != nil {
-		rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), err.Error()
+		rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), denial.Detail(err)
 	}
 	audit.Write(&p.log, rec)
 }

@@ -41,13 +41,13 @@ func (p *Plane) startControl() error {
 		{subject.Call, p.space.CallFilter("admin.*")},
 		{subject.Ask, p.space.AskFilter(agentid.Control, ">")},
 	} {
-		_, err := p.ctrl.QueueSubscribe(s.filter, controlGroup, func(msg *nats.Msg) {
+		sub, err := p.ctrl.QueueSubscribe(s.filter, controlGroup, func(msg *nats.Msg) {
 			select {
 			case slots <- struct{}{}:
 			case <-p.ctx.Done():
 				return
 			}
-			p.wg.Go(func() {
+			p.working.Go(func() {
 				defer func() { <-slots }()
 				p.serve(s.class, msg)
 			})
@@ -55,8 +55,28 @@ func (p *Plane) startControl() error {
 		if err != nil {
 			return fmt.Errorf("controlplane: %w", err)
 		}
+		p.calls = append(p.calls, sub)
 	}
 	return p.ctrl.Flush()
+}
+
+// drainCalls stops taking calls and waits for those that the server had already
+// sent here: another replica does not get them.
+func (p *Plane) drainCalls() {
+	timeout := time.NewTimer(workTimeout)
+	defer timeout.Stop()
+	for _, sub := range p.calls {
+		done := make(chan struct{})
+		sub.SetClosedHandler(func(string) { close(done) })
+		if !p.ctrl.IsConnected() || sub.Drain() != nil {
+			continue
+		}
+		select {
+		case <-done:
+		case <-timeout.C:
+			return
+		}
+	}
 }
 
 // serve judges one call and answers it. What the caller wants is not looked at
@@ -99,7 +119,7 @@ func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
 		Chain: f.Token, Size: len(msg.Data), Duration: p.clock().Sub(start),
 	}
 	if err != nil {
-		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Of(err), err.Error()
+		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Of(err), denial.Detail(err)
 	}
 	audit.Write(&p.log, rec)
 }

@@ -328,6 +328,35 @@ func (p *Plane) onDisconnect(m *nats.Msg) {
 	}
 }
 
+// cutting counts the operations that are about to cut an agent themselves, so
+// that the watcher, which sees the record change as well, leaves it to them.
+type cutting struct {
+	mu     sync.Mutex
+	agents map[agentid.ID]int
+}
+
+func (c *cutting) begin(id agentid.ID) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.agents == nil {
+		c.agents = map[agentid.ID]int{}
+	}
+	c.agents[id]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.agents[id]--; c.agents[id] == 0 {
+			delete(c.agents, id)
+		}
+	}
+}
+
+func (c *cutting) busy(id agentid.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.agents[id] > 0
+}
+
 // cutAndLog is the cut that nobody waits for.
 func (p *Plane) cutAndLog(id agentid.ID) {
 	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -59,9 +60,12 @@ type Plane struct {
 	canary  *heartbeat.Canary
 	pulse   *heartbeat.Sender
 	https   *endpoint
-	epochs  epochs  // of the ticks
-	servers servers // known nats-servers
+	calls   []*nats.Subscription
+	working sync.WaitGroup // calls being worked on
+	epochs  epochs         // of the ticks
+	servers servers        // known nats-servers
 	denials atomic.Uint64
+	cutting cutting // agents that an operation is cutting right now
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -275,6 +279,9 @@ func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
 	if err != nil {
 		return fmt.Errorf("controlplane: %w", err)
 	}
+	// These are the key's own bytes, and the connections sign with it whenever
+	// they come back: what is wiped has to be a copy.
+	seed = bytes.Clone(seed)
 	key, err := envelope.NewKey(seed)
 	clear(seed)
 	if err != nil {
@@ -294,7 +301,7 @@ func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
 	}); err != nil {
 		return fmt.Errorf("controlplane: %w", err)
 	}
-	if err := p.ctrl.FlushWithContext(ctx); err != nil {
+	if err := p.ctrl.FlushTimeout(connectWait); err != nil {
 		return fmt.Errorf("controlplane: %w", err)
 	}
 	if err := peers.Start(ctx); err != nil {
@@ -351,6 +358,7 @@ func (p *Plane) auditDecision(d authcallout.Decision) {
 	rec := audit.Record{
 		Kind: audit.Connect, Verdict: audit.Accepted, Reason: d.Reason, Detail: d.Detail, Denial: d.ID,
 		Sender: d.Agent, Instance: d.Instance, Duration: d.Took,
+		Host: d.Host, Key: d.Key, Server: d.ServerID, Epoch: d.Epoch, Suppressed: d.Suppressed,
 	}
 	if !d.Admitted() {
 		rec.Verdict = audit.Refused
@@ -376,6 +384,8 @@ func (p *Plane) shutdown() {
 			p.log.Warn().Err(err).Msg("closing the callout")
 		}
 	}
+	p.drainCalls()
+	p.working.Wait()
 	p.cancel()
 	if p.pulse != nil {
 		p.pulse.Close()
@@ -383,8 +393,15 @@ func (p *Plane) shutdown() {
 	if p.monitor != nil {
 		p.monitor.Close()
 	}
+	conns := []*nats.Conn{p.ctrl, p.sys}
+	for _, nc := range conns {
+		// Whoever asks a server that is gone would wait for all of his time.
+		if nc != nil && !nc.IsConnected() {
+			nc.Close()
+		}
+	}
 	p.wg.Wait()
-	for _, nc := range []*nats.Conn{p.ctrl, p.sys} {
+	for _, nc := range conns {
 		if nc != nil {
 			nc.Close()
 		}

@@ -78,7 +78,7 @@ func (p *Plane) endDelegation(ctx context.Context, by agentid.ID, digest string)
 	c, err := p.store.Chain(ctx, digest)
 	if err != nil {
 		if denial.Of(err) == denial.TokenExpired || denial.Of(err) == denial.UnknownChain {
-			return wire.CutResult{Schema: wire.CutSchema, Agent: by, Confirmed: true}, nil // it is over already
+			return wire.CutResult{Schema: wire.CutSchema, Agent: by, Delegates: []agentid.ID{}, Confirmed: true}, nil // it is over already
 		}
 		return nil, err
 	}
@@ -87,6 +87,7 @@ func (p *Plane) endDelegation(ctx context.Context, by agentid.ID, digest string)
 	if len(hops) < 2 || last.By != by {
 		return nil, denial.New(denial.NotHolder, "%q did not make this delegation", by)
 	}
+	defer p.cutting.begin(by)()
 	a, err := p.store.EndDelegation(ctx, by, last.Token, last.Expires)
 	if err != nil {
 		return nil, err
@@ -133,7 +134,7 @@ func (p *Plane) cutResult(ctx context.Context, a *registry.Agent, start time.Tim
 	}
 	slices.Sort(r.unreachable)
 	return wire.CutResult{
-		Schema: wire.CutSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Cut: r.cut, Delegates: r.delegates,
+		Schema: wire.CutSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Cut: r.cut, Delegates: list(r.delegates),
 		Confirmed: len(r.unreachable) == 0, Unreachable: slices.Compact(r.unreachable),
 		MS: float64(time.Since(start).Microseconds()) / 1000,
 	}, nil

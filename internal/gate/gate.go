@@ -3,7 +3,6 @@ package gate
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -12,9 +11,6 @@ import (
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
-
-// chainsMost bounds the verified chains that are kept.
-const chainsMost = 4096
 
 // Config is what a Gate needs; every field is required.
 type Config struct {
@@ -32,9 +28,7 @@ type Config struct {
 // Gate judges incoming messages. It is safe for concurrent use.
 type Gate struct {
 	cfg    Config
-	mu     sync.RWMutex
-	chains map[string]*capability.Chain
-	absent map[string]time.Time
+	chains *chains
 }
 
 // New returns a gate, or an error where anything is missing: a gate without one
@@ -44,7 +38,7 @@ func New(cfg Config) (*Gate, error) {
 		cfg.Burner == nil || cfg.Seen == nil || cfg.Clock == nil {
 		return nil, errors.New("gate: every part of the configuration is required")
 	}
-	return &Gate{cfg: cfg, chains: map[string]*capability.Chain{}, absent: map[string]time.Time{}}, nil
+	return &Gate{cfg: cfg, chains: newChains()}, nil
 }
 
 // Peers returns the gate's view of others.
@@ -60,11 +54,31 @@ type Want struct {
 	Scope   capability.Scope // what the sender must hold; zero only where the class needs none
 }
 
+// valid refuses a Want that would let in what nobody checked.
+func (w Want) valid() error {
+	switch w.Class {
+	case subject.Call, subject.Event:
+		if w.Scope.IsZero() {
+			return denial.New(denial.Internal, "a %s needs a scope to be checked against", w.Class)
+		}
+	}
+	switch w.Class {
+	case subject.Call, subject.Ask, subject.Event:
+		if !w.Scope.IsZero() && w.Scope.Dotted() != w.Dotted {
+			return denial.New(denial.Internal, "scope %q is not that of subjects %q", w.Scope, w.Dotted)
+		}
+	}
+	return nil
+}
+
 // Admit judges one message. On success it returns the verified message. On a
 // refusal the verified message is returned with the error if, and only if, the
 // signature was good, so that the sender may be told; nothing else may be done
 // with it.
 func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope.Verified, error) {
+	if err := w.valid(); err != nil {
+		return nil, err
+	}
 	u, err := envelope.Parse(m)
 	if err != nil {
 		return nil, err
@@ -77,12 +91,15 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 	if err := u.CheckTime(now, g.cfg.Window); err != nil {
 		return nil, err
 	}
-	if since := g.cfg.Peers.ReplaySince(); f.Time.Before(since) {
-		return nil, denial.New(denial.Stale, "signed before the time from which replays can be told apart")
-	}
-	sender, err := g.sender(ctx, f)
+	// What is read from here on is read because of this sender, for whose name
+	// the broker vouches.
+	q := query{cause: f.From, admin: w.Scope.Verb() == "admin"}
+	sender, err := g.sender(ctx, f, q)
 	if err != nil {
 		return nil, err
+	}
+	if since := g.cfg.Peers.ReplaySince(); f.Time.Before(since) {
+		return nil, denial.New(denial.Stale, "signed before the time from which replays can be told apart")
 	}
 	backing := envelope.MemoryOnly
 	if w.Class == subject.Call || w.Class == subject.Ask {
@@ -95,10 +112,12 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 	if err != nil {
 		return nil, err
 	}
-	if err := g.authorise(ctx, f, w); err != nil {
+	if err := g.authorise(ctx, f, w, q); err != nil {
 		return v, err
 	}
-	if err := g.cfg.Seen.Use(v, backing, now); err != nil {
+	// The reads may have taken seconds: time, and whether the sender was cut
+	// meanwhile, are looked at again.
+	if err := g.cfg.Seen.Use(v, backing, g.cfg.Clock()); err != nil {
 		return v, err
 	}
 	if backing == envelope.SharedStore {
@@ -106,7 +125,7 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 			return v, err
 		}
 	}
-	return v, nil
+	return v, g.cfg.Peers.unchanged(sender)
 }
 
 func (g *Gate) checkSubject(u *envelope.Unverified, f envelope.Fields, w Want) error {
@@ -129,126 +148,96 @@ func (g *Gate) checkSubject(u *envelope.Unverified, f envelope.Fields, w Want) e
 	return nil
 }
 
-// sender checks standing and epoch. A higher epoch than known makes the record
-// be read afresh: the sender may know of a change before the feed told.
-func (g *Gate) sender(ctx context.Context, f envelope.Fields) (Sender, error) {
-	s, err := g.cfg.Peers.sender(ctx, f.From, f.Key, false)
-	if err == nil && f.Epoch == epochOf(s) {
+// sender checks standing and epoch. Where the sender may know of a change before
+// the feed told, its record is read afresh, once: it claims a higher epoch, or is
+// known in a state from which agents come back.
+func (g *Gate) sender(ctx context.Context, f envelope.Fields, q query) (Sender, error) {
+	peers := g.cfg.Peers
+	s, err := peers.sender(ctx, f.From, f.Key, q)
+	if err == nil && f.Epoch == s.Epoch() {
 		return s, nil
 	}
-	known := epochOf(s)
-	if err == nil && f.Epoch.Agent <= known.Agent && f.Epoch.Instance <= known.Instance {
-		return Sender{}, denial.New(denial.StaleEpoch, "epoch %s is over, %s is current", f.Epoch, known)
-	}
-	if err != nil && !changeable(denial.Of(err)) {
+	if s.Agent == nil {
 		return Sender{}, err
 	}
-	if !g.cfg.Peers.mayRefresh(f.From) {
-		return Sender{}, denial.New(denial.RateLimited, "record of %q was read afresh too often", f.From)
+	higher := f.Epoch.Agent > s.Agent.Epoch
+	lower := f.Epoch.Agent < s.Agent.Epoch
+	if s.Instance != nil {
+		higher = higher || f.Epoch.Instance > s.Instance.Epoch
+		lower = lower || f.Epoch.Instance < s.Instance.Epoch
 	}
-	if s, err = g.cfg.Peers.sender(ctx, f.From, f.Key, true); err != nil {
+	switch {
+	case err == nil && lower: // neither part ever goes back, so no read can help
+		return Sender{}, denial.New(denial.StaleEpoch, "epoch %s is over, %s is current", f.Epoch, s.Epoch())
+	case err != nil && (lower || !higher && !comesBack(err)):
 		return Sender{}, err
 	}
-	if known = epochOf(s); f.Epoch != known {
-		return Sender{}, denial.New(denial.StaleEpoch, "epoch %s is not current, %s is", f.Epoch, known)
+	fresh, again := peers.sender(ctx, f.From, f.Key, peers.afresh(q))
+	if err != nil && denial.Of(again) == denial.RateLimited {
+		return Sender{}, err
 	}
-	return s, nil
+	if again != nil {
+		return Sender{}, again
+	}
+	if f.Epoch != fresh.Epoch() {
+		return Sender{}, denial.New(denial.StaleEpoch, "epoch %s is not current, %s is", f.Epoch, fresh.Epoch())
+	}
+	return fresh, nil
 }
 
-// changeable reports whether a fresh read could undo the refusal: the agent may
-// have come back a moment ago.
-func changeable(r denial.Reason) bool {
-	return r == denial.Suspended || r == denial.Expired || r == denial.Pending
-}
-
-func epochOf(s Sender) envelope.Epoch {
-	if s.Agent == nil || s.Instance == nil {
-		return envelope.Epoch{}
+// comesBack reports whether an agent may have come back a moment ago from the
+// state for which it is refused.
+func comesBack(err error) bool {
+	switch denial.Of(err) {
+	case denial.Suspended, denial.Expired, denial.Pending:
+		return true
 	}
-	return envelope.Epoch{Agent: s.Agent.Epoch, Instance: s.Instance.Epoch}
+	return false
 }
 
 // authorise checks the chain that the message names, and the one on whose
 // behalf it is sent: both must cover the scope.
-func (g *Gate) authorise(ctx context.Context, f envelope.Fields, w Want) error {
+func (g *Gate) authorise(ctx context.Context, f envelope.Fields, w Want, q query) error {
 	if w.Scope.IsZero() {
 		return nil
 	}
 	if f.Token == "" {
 		return denial.New(denial.NoToken, "no capability chain named for %q", w.Scope)
 	}
-	if err := g.covers(ctx, f.Token, w.Scope, f.From); err != nil {
+	if err := g.covers(ctx, f.Token, w.Scope, f.From, q); err != nil {
 		return err
 	}
 	if f.OnBehalf != "" {
-		return g.covers(ctx, f.OnBehalf, w.Scope, agentid.ID{})
+		return g.covers(ctx, f.OnBehalf, w.Scope, agentid.ID{}, q)
 	}
 	return nil
 }
 
 // covers checks one chain for a scope; holder is zero where anybody's will do.
-func (g *Gate) covers(ctx context.Context, digest string, scope capability.Scope, holder agentid.ID) error {
-	c, err := g.Chain(ctx, digest)
+func (g *Gate) covers(ctx context.Context, digest string, scope capability.Scope, holder agentid.ID, q query) error {
+	c, err := g.chain(ctx, digest, q)
 	if err != nil {
 		return err
 	}
 	if !holder.IsZero() && c.Holder() != holder {
 		return denial.New(denial.NotHolder, "chain is held by %q, not by %q", c.Holder(), holder)
 	}
-	if err := c.Check(g.cfg.Clock(), g.cfg.Peers.Directory(ctx)); err != nil {
-		return err
-	}
 	if !c.Has(scope) {
 		return denial.New(denial.ScopeNotHeld, "chain does not cover %q", scope)
 	}
-	return nil
-}
-
-// Chain returns a verified chain by its digest, fetched once. Its standing is
-// not checked here.
-func (g *Gate) Chain(ctx context.Context, digest string) (*capability.Chain, error) {
-	now := g.cfg.Clock()
-	g.mu.RLock()
-	c := g.chains[digest]
-	until := g.absent[digest]
-	g.mu.RUnlock()
-	if c != nil {
-		return c, nil
-	}
-	if now.Before(until) {
-		return nil, denial.New(denial.UnknownChain, "no chain is stored under this digest")
-	}
-	text, err := g.cfg.Reader.Chain(ctx, digest)
-	if errors.Is(err, denial.NotFound) {
-		g.mu.Lock()
-		if len(g.absent) >= negativeMost {
-			clear(g.absent)
+	peers := g.cfg.Peers
+	err = c.Check(g.cfg.Clock(), directory{ctx, peers, q})
+	switch denial.Of(err) {
+	case denial.DelegatorCut, denial.TokenTakenBack:
+		if errors.Is(err, denial.Revoked) {
+			return err
 		}
-		g.absent[digest] = now.Add(negativeFor)
-		g.mu.Unlock()
-		return nil, denial.New(denial.UnknownChain, "no chain is stored under this digest")
+		// A right given, or an agent resumed, a moment ago: its holder may know
+		// of it before the feed told here.
+		again := c.Check(g.cfg.Clock(), directory{ctx, peers, peers.afresh(q)})
+		if denial.Of(again) != denial.RateLimited {
+			return again
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	c, err = capability.Verify(text, g.cfg.Peers.Ring(), now)
-	if err != nil {
-		return nil, err
-	}
-	if c.Digest() != digest {
-		return nil, denial.New(denial.BrokenChain, "another chain is stored under this digest")
-	}
-	g.Keep(c)
-	return c, nil
-}
-
-// Keep puts a chain that was verified elsewhere into the cache.
-func (g *Gate) Keep(c *capability.Chain) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.chains) >= chainsMost {
-		clear(g.chains)
-	}
-	g.chains[c.Digest()] = c
-	delete(g.absent, c.Digest())
+	return err
 }

@@ -1,5 +1,7 @@
 package natsconf
 
+import "github.com/sealmesh/sealmesh/internal/subject"
+
 // The accounts.
 const (
 	Control = "CTRL" // the control plane and its streams; one user
@@ -10,10 +12,10 @@ const (
 // The control plane's buckets that agents can read, the heartbeat stream, and
 // the agents' replay bucket.
 const (
-	AgentsBucket = "MESH_AGENTS"
-	ChainsBucket = "MESH_CHAINS"
+	AgentsBucket = subject.AgentsBucket
+	ChainsBucket = subject.ChainsBucket
 	BeatsStream  = "MESH_BEATS"
-	ReplayBucket = "MESH_REPLAY"
+	ReplayBucket = subject.ReplayBucket
 )
 
 // MeshAPI is the JetStream API prefix by which the control plane's connection,

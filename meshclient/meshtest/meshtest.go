@@ -45,6 +45,10 @@ type Option func(*config)
 // The default is that of a real mesh, longer than most tests.
 func Heartbeat(interval time.Duration) Option { return func(c *config) { c.Heartbeat = interval } }
 
+// Session is how long a connection's user JWT lives before the client must have
+// replaced the connection; at least a few seconds.
+func Session(ttl time.Duration) Option { return func(c *config) { c.Options.Session = ttl } }
+
 // Log shows what nats-server, control plane and agents log. The default is
 // silence.
 func Log(w io.Writer) Option {

@@ -54,6 +54,7 @@ var tiers = map[string]Tier{
 	"meshclient":            Surface,
 	"internal/controlplane": Surface,
 	"internal/devmesh":      Whole,
+	"internal/demo":         Harness,
 	"meshclient/meshtest":   Harness,
 	"cmd":                   Program,
 	"examples":              Program,

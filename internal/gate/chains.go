@@ -1,0 +1,179 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/jws"
+)
+
+// How many verified chains are kept, and how many bytes of them: the chains that
+// senders name must not fill the memory.
+const (
+	chainsMost = 4096
+	chainBytes = 32 << 20
+)
+
+// chains holds verified chains by digest. Their standing is checked at each use.
+type chains struct {
+	reads *flights[*capability.Chain]
+
+	mu     sync.RWMutex
+	kept   map[string]keptChain
+	bytes  int
+	absent map[absence]time.Time
+}
+
+type keptChain struct {
+	chain *capability.Chain
+	ring  *capability.Keyring // with which it was verified; nil: not known
+}
+
+// absence is a chain that was not there when somebody named it. It holds off
+// nobody but that sender: a chain may be stored right after somebody else asked,
+// and no feed would tell.
+type absence struct {
+	cause  agentid.ID
+	digest string
+}
+
+func newChains() *chains {
+	return &chains{
+		reads: newFlights[*capability.Chain](), kept: map[string]keptChain{}, absent: map[absence]time.Time{},
+	}
+}
+
+// Chain returns a verified chain by its digest, fetched once. Its standing is
+// not checked here.
+func (g *Gate) Chain(ctx context.Context, digest string) (*capability.Chain, error) {
+	return g.chain(ctx, digest, query{})
+}
+
+func (g *Gate) chain(ctx context.Context, digest string, q query) (*capability.Chain, error) {
+	if !jws.IsDigest(digest) {
+		return nil, denial.New(denial.BadInput, "not the digest of a chain")
+	}
+	now, ring := g.cfg.Clock(), g.cfg.Peers.Ring()
+	g.chains.mu.RLock()
+	k := g.chains.kept[digest]
+	until := g.chains.absent[absence{q.cause, digest}]
+	g.chains.mu.RUnlock()
+	if k.chain != nil {
+		if k.ring == ring {
+			return k.chain, nil
+		}
+		// The signing keys changed since: one of the chain's may be gone.
+		return g.verify(ctx, digest, k.chain.Text())
+	}
+	if now.Before(until) {
+		return nil, errAbsent()
+	}
+	pay := func() error { return g.cfg.Peers.budget.spend(q.cause, g.cfg.Clock()) }
+	read := func(ctx context.Context) (*capability.Chain, error) {
+		text, err := g.cfg.Reader.Chain(ctx, digest)
+		if err != nil {
+			return nil, err
+		}
+		return g.verify(ctx, digest, text)
+	}
+	c, joined, err := g.chains.reads.do(ctx, digest, false, pay, read)
+	if joined && errors.Is(err, denial.NotFound) {
+		// That read began before this message came, perhaps before the chain was
+		// stored.
+		c, _, err = g.chains.reads.do(ctx, digest, true, pay, read)
+	}
+	if errors.Is(err, denial.NotFound) {
+		g.chains.noteAbsent(absence{q.cause, digest}, now.Add(negativeFor))
+		return nil, errAbsent()
+	}
+	return c, err
+}
+
+func errAbsent() error {
+	return denial.New(denial.UnknownChain, "no chain is stored under this digest")
+}
+
+// verify verifies the text of a chain and keeps it; one that no longer verifies
+// is dropped.
+func (g *Gate) verify(ctx context.Context, digest, text string) (*capability.Chain, error) {
+	ring := g.cfg.Peers.Ring()
+	c, err := capability.Verify(text, ring, g.cfg.Clock())
+	if denial.Of(err) == denial.UnknownSigner && g.cfg.Peers.learnRing(ctx) {
+		ring = g.cfg.Peers.Ring()
+		c, err = capability.Verify(text, ring, g.cfg.Clock())
+	}
+	if err == nil && c.Digest() != digest {
+		err = denial.New(denial.BrokenChain, "another chain is stored under this digest")
+	}
+	if err != nil {
+		g.chains.drop(digest)
+		return nil, err
+	}
+	g.chains.keep(c, ring, g.cfg.Clock())
+	return c, nil
+}
+
+// Keep puts a chain that was verified elsewhere into the cache. It is verified
+// once more when it is first used, since the signing keys may have changed.
+func (g *Gate) Keep(c *capability.Chain) {
+	if c.Digest() != "" {
+		g.chains.keep(c, nil, g.cfg.Clock())
+	}
+}
+
+func (s *chains) keep(c *capability.Chain, ring *capability.Keyring, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(c.Digest())
+	if len(s.kept) >= chainsMost || s.bytes+len(c.Text()) > chainBytes {
+		s.makeRoom(now, len(c.Text()))
+	}
+	s.kept[c.Digest()] = keptChain{c, ring}
+	s.bytes += len(c.Text())
+}
+
+func (s *chains) drop(digest string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(digest)
+}
+
+// remove is called with the lock held.
+func (s *chains) remove(digest string) {
+	if k, ok := s.kept[digest]; ok {
+		delete(s.kept, digest)
+		s.bytes -= len(k.chain.Text())
+	}
+}
+
+// makeRoom drops chains that ended, and then any until an eighth is free: all at
+// once would make everybody's chains be read again at the same time. It is
+// called with the lock held.
+func (s *chains) makeRoom(now time.Time, need int) {
+	for digest, k := range s.kept {
+		if !now.Before(k.chain.Expires()) {
+			s.remove(digest)
+		}
+	}
+	for digest := range s.kept {
+		if len(s.kept) < chainsMost-chainsMost/8 && s.bytes+need <= chainBytes-chainBytes/8 {
+			return
+		}
+		s.remove(digest)
+	}
+}
+
+func (s *chains) noteAbsent(a absence, until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.absent) >= negativeMost {
+		clear(s.absent)
+	}
+	s.absent[absence{own(a.cause), strings.Clone(a.digest)}] = until
+}
