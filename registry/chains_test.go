@@ -340,45 +340,52 @@ func TestUploadQuota(t *testing.T) {
 	s := w.store()
 	ctx := w.ctx()
 	w.lenders(s)
-	made := make([]string, limits.UploadedChains+8)
+	const places, contenders = 4, 12
+	// As if they had been uploaded one by one: the index that is counted.
+	r := w.raw()
+	for n := range limits.UploadedChains - places {
+		r.put(registry.ChainsBucket, "by.bob."+jws.Digest(fmt.Sprint("chain ", n)), jws.Digest(fmt.Sprint("token ", n)))
+	}
+	stored := func() int {
+		t.Helper()
+		by, err := s.DelegatedBy(ctx, bob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(by)
+	}
+	made := make([]string, contenders)
 	for n := range made {
 		made[n] = w.delegate(s, bob, "bob 1", carol, time.Hour+time.Duration(n)*time.Second)
 	}
 	var wg sync.WaitGroup
-	for worker := range 8 {
+	for n, text := range made {
 		wg.Go(func() {
-			for n := worker; n < limits.UploadedChains-4; n += 8 {
-				if _, err := s.Upload(ctx, bob, made[n]); err != nil {
-					t.Errorf("upload %d: %v", n, err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	for n := limits.UploadedChains - 4; n < len(made); n++ { // twelve for four places
-		wg.Go(func() {
-			if _, err := s.Upload(ctx, bob, made[n]); err != nil {
+			if _, err := s.Upload(ctx, bob, text); err != nil {
 				wantReason(t, fmt.Sprint("upload ", n), err, denial.QuotaExceeded)
 			}
 		})
 	}
 	wg.Wait()
-	if by, err := s.DelegatedBy(ctx, bob); err != nil || len(by) > limits.UploadedChains {
-		t.Errorf("%d are stored, %v, want at most %d", len(by), err, limits.UploadedChains)
+	if n := stored(); n > places {
+		t.Errorf("%d were stored at once, want at most %d", n, places)
 	}
-	for n := limits.UploadedChains - 4; n < limits.UploadedChains; n++ { // fill what is left
-		if _, err := s.Upload(ctx, bob, made[n]); err != nil {
+	for n, text := range made { // fill what contention left free
+		if _, err := s.Upload(ctx, bob, text); err != nil {
 			wantReason(t, fmt.Sprint("upload ", n), err, denial.QuotaExceeded)
 		}
 	}
+	if n := stored(); n != places {
+		t.Fatalf("%d are stored, want %d", n, places)
+	}
 	by, err := s.DelegatedBy(ctx, bob)
-	if err != nil || len(by) != limits.UploadedChains {
-		t.Fatalf("%d are stored, %v, want %d", len(by), err, limits.UploadedChains)
+	if err != nil {
+		t.Fatal(err)
 	}
 	extra := w.delegate(s, bob, "bob 1", carol, 3*time.Hour)
 	_, err = s.Upload(ctx, bob, extra)
 	wantReason(t, "one more", err, denial.QuotaExceeded)
-	if held, err := s.Held(ctx, carol); err != nil || len(held) != limits.UploadedChains {
+	if held, err := s.Held(ctx, carol); err != nil || len(held) != places {
 		t.Errorf("carol holds %d, %v: a refused upload reaches its holder", len(held), err)
 	}
 	if _, err := s.EndDelegation(ctx, bob, by[0].Hops()[1].Token, by[0].Expires()); err != nil {

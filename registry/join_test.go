@@ -249,21 +249,20 @@ func TestInstancesAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	for worker := range 8 {
-		wg.Go(func() {
-			for n := worker; n < limits.Instances; n += 8 {
-				if _, _, err := s.Enrol(ctx, w.enrolment(secret, bob, fmt.Sprint("pod ", n))); err != nil {
-					t.Errorf("instance %d: %v", n, err)
-				}
-			}
-		})
+	// As if they had enrolled one by one.
+	r := w.raw()
+	for n := range limits.Instances - 1 {
+		inst := agentid.InstanceOf(fmt.Sprint("pod ", n))
+		r.put(registry.AgentsBucket, registry.InstanceKey(bob, inst), sign(t, &instanceDoc{registry.Instance{
+			Agent: bob, Instance: inst, Epoch: 1, Revision: 1, Since: 1, State: registry.Left,
+		}}, "instance", w.records))
 	}
-	wg.Wait()
+	if _, _, err := s.Enrol(ctx, w.enrolment(secret, bob, "the last")); err != nil {
+		t.Fatal(err)
+	}
 	_, _, err = s.Enrol(ctx, w.enrolment(secret, bob, "one more"))
 	wantReason(t, "one instance more", err, denial.QuotaExceeded)
-	pod := agentid.InstanceOf(public(t, key(t, nkeys.PrefixByteUser, "pod 3")))
-	if _, err := s.RevokeInstance(ctx, bob, pod, "admin", "gone"); err != nil {
+	if _, err := s.RevokeInstance(ctx, bob, agentid.InstanceOf("pod 3"), "admin", "gone"); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err = s.Enrol(ctx, w.enrolment(secret, bob, "one more")); err != nil {

@@ -296,7 +296,7 @@ func TestReadsWhileWriting(t *testing.T) {
 			}
 		})
 	}
-	for range 100 {
+	for range 30 {
 		if _, err := s.Suspend(w.ctx(), bob, "admin", ""); err != nil {
 			t.Error(err)
 		}

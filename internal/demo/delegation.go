@@ -30,14 +30,14 @@ func delegation() chapter {
 			{
 				name:     "delegation-beyond-own",
 				tried:    "a pod of boss signs a delegation of write:reports, which boss does not hold",
-				expected: "the control plane does not store it and temp does not take it",
+				expected: "the control plane does not store it, and archive, whom it is for, does not take it",
 				reason:   string(denial.BeyondOwn),
 				run:      func(ctx context.Context, s *stage) (outcome, error) { return forgedDelegation(ctx, s, "write:reports") },
 			},
 			{
 				name:     "delegation-of-undelegatable",
 				tried:    "a pod of boss signs a delegation of audit:books, which boss holds and may not pass on",
-				expected: "the control plane does not store it and temp does not take it",
+				expected: "the control plane does not store it, and archive, whom it is for, does not take it",
 				reason:   string(denial.NotDelegatable),
 				run:      func(ctx context.Context, s *stage) (outcome, error) { return forgedDelegation(ctx, s, "audit:books") },
 			},
@@ -63,7 +63,7 @@ func delegation() chapter {
 // work.
 func lendForMoments(ctx context.Context, s *stage) error {
 	var err error
-	if s.short, err = s.boss.Delegate(ctx, "trainee", meshclient.Grant{Scopes: []string{"read:logs"}, For: 2500 * time.Millisecond}); err != nil {
+	if s.short, err = s.boss.Delegate(ctx, "trainee", meshclient.Grant{Scopes: []string{"read:logs"}, For: 3500 * time.Millisecond}); err != nil {
 		return err
 	}
 	return s.trainee.works(ctx, "read:logs", s.short.Chains()[0])
@@ -163,7 +163,7 @@ func forgedDelegation(ctx context.Context, s *stage, scope string) (outcome, err
 	if refusal, err := p.store(ctx, good); err != nil || refusal != "" {
 		return outcome{}, fmt.Errorf("the control, a delegation that is allowed, failed: %s %w", refusal, err)
 	}
-	chain, err := p.forge(ctx, "temp", scope)
+	chain, err := p.forge(ctx, "archive", scope)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -180,18 +180,18 @@ func forgedDelegation(ctx context.Context, s *stage, scope string) (outcome, err
 	if err != nil {
 		return outcome{}, err
 	}
-	m, err := p.sign(p.space.Note(p.id, s.temp.ID(), wire.NoteDelegation), envelope.Fields{}, body)
+	m, err := p.sign(p.space.Note(p.id, s.archive.ID(), wire.NoteDelegation), envelope.Fields{}, body)
 	if err != nil {
 		return outcome{}, err
 	}
-	reason, err := s.refused(ctx, []*actor{s.temp}, audit.Note, func() error { return p.send(m) })
+	reason, err := s.refused(ctx, []*actor{s.archive}, audit.Note, func() error { return p.send(m) })
 	if err != nil {
 		return outcome{}, err
 	}
 	if reason != stored {
-		return outcome{}, fmt.Errorf("the control plane says %q, temp %q", stored, reason)
+		return outcome{}, fmt.Errorf("the control plane says %q, archive %q", stored, reason)
 	}
-	return outcome{"the control plane and temp both refused it", reason}, nil
+	return outcome{"the control plane and archive both refused it", reason}, nil
 }
 
 func endedEarly(ctx context.Context, s *stage) (outcome, error) {
@@ -203,6 +203,13 @@ func endedEarly(ctx context.Context, s *stage) (outcome, error) {
 	if err := s.trainee.works(ctx, "read:logs", chain); err != nil {
 		return outcome{}, err
 	}
+	rests, err := s.infiltrate(ctx, s.temp.dir, presenting(s.lent.Chains()))
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := rests.works(ctx, "read:logs", s.lent.Chains()[0]); err != nil {
+		return outcome{}, err
+	}
 	start := time.Now()
 	if err := together(
 		func() error { return lent.End(ctx) },
@@ -211,18 +218,42 @@ func endedEarly(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	took := time.Since(start)
-	before := ran(s.readers())
-	if _, err := s.temp.Call(ctx, "read:logs", nil); denial.Of(err) == "" {
-		return outcome{}, fmt.Errorf("temp was told %v", err)
-	}
-	if n := ran(s.readers()) - before; n != 0 {
-		return outcome{}, fmt.Errorf("temp's call was handled %d times", n)
+	if err := s.nothingLeft(ctx, rests); err != nil {
+		return outcome{}, err
 	}
 	reason, err := s.refused(ctx, s.readers(), audit.Call, func() error { return s.trainee.call("read:logs", chain, nil) })
 	if err != nil {
 		return outcome{}, err
 	}
-	return outcome{fmt.Sprintf("both were taken back in %s; temp is cut off, trainee's call was refused", took.Round(time.Millisecond)), reason}, nil
+	return outcome{fmt.Sprintf("both were taken back in %s; temp's connection was closed and its next one may not call; trainee's call was refused", took.Round(time.Millisecond)), reason}, nil
+}
+
+// nothingLeft sees a connection that rested on what temp was lent be closed, and
+// the next one without the right, whatever it presents.
+func (s *stage) nothingLeft(ctx context.Context, rests *intruder) error {
+	if err := rests.cut(ctx); err != nil {
+		return err
+	}
+	again, err := s.infiltrate(ctx, s.temp.dir, presenting(s.lent.Chains()))
+	if err != nil {
+		return err
+	}
+	before := ran(s.readers())
+	subj := again.space.Call(again.id, "read.logs")
+	m, err := again.sign(subj, envelope.Fields{Token: s.lent.Chains()[0]}, nil)
+	if err != nil {
+		return err
+	}
+	if err := again.barred(ctx, subj, func() error { return again.nc.PublishMsg(m) }); err != nil {
+		return err
+	}
+	if _, err := s.temp.Call(ctx, "read:logs", nil); denial.Of(err) == "" {
+		return fmt.Errorf("temp was told %v", err)
+	}
+	if n := ran(s.readers()) - before; n != 0 {
+		return fmt.Errorf("temp's call was handled %d times", n)
+	}
+	return nil
 }
 
 func expiredToken(ctx context.Context, s *stage) (outcome, error) {

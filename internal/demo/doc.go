@@ -15,5 +15,6 @@
 //   - What could not be tried counts as a disagreement, never as a success.
 //
 // [Run] starts the mesh in a temporary directory, plays the chapters in order,
-// and takes everything away again. Steps build on each other, so they run one at a time.
+// and takes everything away again. Steps build on each other, so they run one at
+// a time.
 package demo

@@ -149,7 +149,7 @@ func withoutCertificate(ctx context.Context, s *stage) (outcome, error) {
 	if _, asked, _ := s.journal.find(from, fields("audit", string(audit.Connect), "verdict", string(audit.Refused))); asked {
 		return outcome{}, errors.New("the control plane was asked about it")
 	}
-	return outcome{"the server logged: " + l.text("text"), tlsNoCertificate}, nil
+	return outcome{"the server logged " + l.words(), tlsNoCertificate}, nil
 }
 
 func mixedIdentity(ctx context.Context, s *stage) (outcome, error) {

@@ -104,11 +104,18 @@ func (e entry) dial(ctx context.Context, opts ...nats.Option) (*nats.Conn, error
 	if len(e.present) > 0 {
 		opts = append(opts, nats.Token("v1:"+strings.Join(e.present, ",")))
 	}
-	deadline, _ := ctx.Deadline()
-	return nats.Connect(d.Info.NATS[0], append([]nats.Option{
-		nats.Nkey(pub, sign), nats.Secure(conf), nats.NoReconnect(), nats.Timeout(time.Until(deadline)),
+	opts = append([]nats.Option{
+		nats.Nkey(pub, sign), nats.Secure(conf), nats.NoReconnect(), nats.Timeout(stepTimeout),
 		nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)),
-	}, opts...)...)
+	}, opts...)
+	for {
+		nc, err := nats.Connect(d.Info.NATS[0], opts...)
+		// The server pings whom it has not admitted after a second, as on a busy
+		// machine, and nats.go takes that for a breach of the protocol.
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "expected 'PONG', got 'PING'") {
+			return nc, err
+		}
+	}
 }
 
 func (e entry) tls(d *agentdir.Dir) (*tls.Config, error) {

@@ -96,3 +96,13 @@ func fields(pairs ...string) func(line) bool {
 func serverSays(part string) func(line) bool {
 	return func(l line) bool { return l.has("nats_level", "error") && strings.Contains(l.text("text"), part) }
 }
+
+// words is what nats-server said about TLS, without addresses and fingerprints.
+func (l line) words() string {
+	text := l.text("text")
+	if i := strings.Index(text, "tls: "); i >= 0 {
+		text = text[i:]
+	}
+	text, _, _ = strings.Cut(text, " (")
+	return text
+}

@@ -271,7 +271,7 @@ func delegatorRevoked(ctx context.Context, s *stage) (outcome, error) {
 	if _, err := s.lend(ctx, s.temp, onward); err != nil {
 		return outcome{}, err
 	}
-	lent, err := s.temp.Delegate(ctx, "trainee", readLogs)
+	lent, err := s.temp.Delegate(ctx, "trainee", meshclient.Grant{Scopes: onward.Scopes, For: onward.For / 2})
 	if err != nil {
 		return outcome{}, err
 	}

@@ -31,7 +31,7 @@ func parseBurn(data []byte) error {
 	case ack.Error != nil && ack.Error.ErrCode == maxPerSubject, ack.Duplicate:
 		return denial.New(denial.Replayed, "nonce was used before")
 	case ack.Error != nil:
-		return denial.New(denial.ReplayUnavailable, "replay store: %s (%d)", ack.Error.Text, ack.Error.ErrCode)
+		return denial.New(denial.ReplayUnavailable, "replay store: %.120q (%d)", ack.Error.Text, ack.Error.ErrCode)
 	case ack.Stream != subject.KVStream(ReplayBucket) || ack.Seq == 0:
 		return denial.New(denial.ReplayUnavailable, "answer is not the replay store's")
 	}

@@ -175,5 +175,9 @@ func (s *chains) noteAbsent(a absence, until time.Time) {
 	if len(s.absent) >= negativeMost {
 		clear(s.absent)
 	}
-	s.absent[absence{own(a.cause), strings.Clone(a.digest)}] = until
+	a.digest = strings.Clone(a.digest) // of a header, which a map key would keep alive
+	if !a.cause.IsZero() {
+		a.cause = own(a.cause)
+	}
+	s.absent[a] = until
 }

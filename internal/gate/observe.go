@@ -29,19 +29,19 @@ func (p *Peers) Observe(key, text string) {
 		// The signing keys may have changed while this process was away.
 		go func() {
 			if p.learnRing(context.Background()) {
-				p.refusedOnFeed(key, p.observe(key, text, reading))
+				p.refused(key, p.observe(key, text, reading))
 			} else {
-				p.refusedOnFeed(key, err)
+				p.refused(key, err)
 			}
 		}()
 		return
 	}
-	p.refusedOnFeed(key, err)
+	p.refused(key, err)
 }
 
-func (p *Peers) refusedOnFeed(key string, err error) {
+func (p *Peers) refused(key string, err error) {
 	if err != nil {
-		p.cfg.Log.Warn().Err(err).Str("key", key).Msg("feed document refused")
+		p.cfg.Log.Warn().Err(err).Str("key", key).Msg("document of the registry refused")
 	}
 }
 
@@ -133,7 +133,7 @@ func (p *Peers) observeRing(text string) error {
 func (p *Peers) readRing(ctx context.Context) (struct{}, error) {
 	text, err := p.cfg.Reader.Record(ctx, registry.RingKey)
 	if err == nil && !p.reads.touched(registry.RingKey) {
-		err = p.observeRing(text)
+		p.refused(registry.RingKey, p.observeRing(text))
 	}
 	return struct{}{}, err
 }
