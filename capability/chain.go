@@ -160,14 +160,18 @@ func (c *Chain) Check(now time.Time, d Directory) error {
 	if err := validAt(now, c.leaf.NotBefore, c.expires); err != nil {
 		return err
 	}
+	// Standing first: revoking an agent takes its tokens back as well, and that it
+	// was cut says more.
+	for _, h := range c.hops {
+		if err := d.Standing(h.To); err != nil {
+			return refused(denial.DelegatorCut, fmt.Sprintf("agent %q", h.To), err)
+		}
+	}
 	root := c.hops[0]
 	if err := d.TokenLive(root.To, root.Token); err != nil {
 		return refused(denial.TokenTakenBack, fmt.Sprintf("root token of %q", root.To), err)
 	}
 	for _, h := range c.hops {
-		if err := d.Standing(h.To); err != nil {
-			return refused(denial.DelegatorCut, fmt.Sprintf("agent %q", h.To), err)
-		}
 		if h.By.IsZero() {
 			continue
 		}

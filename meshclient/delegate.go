@@ -24,7 +24,7 @@ import (
 type Grant struct {
 	Scopes      []string      // what the other may do
 	Delegatable []string      // the part of it that the other may pass on
-	For         time.Duration // how long; DefaultDelegation where zero
+	For         time.Duration // how long, at most as long as the right itself lives; DefaultDelegation where zero
 }
 
 // Delegation is a right that was lent.
@@ -93,6 +93,11 @@ func (m *Mesh) Delegate(ctx context.Context, to string, g Grant) (*Delegation, e
 		return nil, denied(err)
 	}
 	d := &Delegation{To: id, Scopes: g.Scopes, Expires: now.Add(g.For), mesh: m}
+	for _, p := range parents {
+		if end := p.chain.Expires(); end.Before(d.Expires) {
+			d.Expires = end
+		}
+	}
 	for _, p := range parents {
 		text, err := m.delegate(p, id, onward, now, d.Expires)
 		if err != nil {
@@ -219,12 +224,12 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 	default:
 		want.From = agentid.Control
 	}
-	m.recent.came(l, msg)
+	came := m.recent.came(l, msg)
 	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
 	defer cancel()
 	v, err := m.gate.Admit(ctx, message(msg), want)
 	if err != nil {
-		if denial.Of(err) == denial.Replayed && m.recent.copyFrom(l, msg) {
+		if denial.Of(err) == denial.Replayed && m.recent.isCopy(came) {
 			return
 		}
 		m.refused(audit.Note, "", kind, msg, err)

@@ -129,12 +129,12 @@ func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event)) er
 
 func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
 	start := m.cfg.clock()
-	m.recent.came(l, msg)
+	came := m.recent.came(l, msg)
 	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
 	v, err := m.gate.Admit(ctx, message(msg), gate.Want{Class: subject.Event, Dotted: t.name, Scope: t.scope})
 	cancel()
 	if err != nil {
-		if denial.Of(err) == denial.Replayed && m.recent.copyFrom(l, msg) {
+		if denial.Of(err) == denial.Replayed && m.recent.isCopy(came) {
 			return // the same message on the second connection of a rotation
 		}
 		correlation := ""

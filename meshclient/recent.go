@@ -1,6 +1,7 @@
 package meshclient
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -8,13 +9,13 @@ import (
 	"github.com/sealmesh/sealmesh/envelope"
 )
 
-// recent remembers, while two connections overlap, which one brought a message
-// first. The other one brings the same message once more: that copy is the
-// client's own doing and no replay.
+// recent remembers, while two connections overlap, which of them brought a
+// message. The other one brings the same message once more, and whichever is
+// judged second is the client's own doing and no replay.
 type recent struct {
-	mu    sync.Mutex
-	on    int
-	first map[string]*link
+	mu   sync.Mutex
+	on   int
+	seen map[string][]*link
 }
 
 // recentMost bounds what is remembered of one overlap.
@@ -24,8 +25,8 @@ func (r *recent) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.on++
-	if r.first == nil {
-		r.first = map[string]*link{}
+	if r.seen == nil {
+		r.seen = map[string][]*link{}
 	}
 }
 
@@ -33,35 +34,40 @@ func (r *recent) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.on--; r.on == 0 {
-		r.first = nil
+		r.seen = nil
 	}
+}
+
+// arrival is one message on one connection.
+type arrival struct {
+	id    string
+	first bool // it had not come on this connection before
 }
 
 // came notes a message before it is judged: its copy may be judged at the same
 // time.
-func (r *recent) came(l *link, msg *nats.Msg) {
+func (r *recent) came(l *link, msg *nats.Msg) arrival {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.first == nil || len(r.first) >= recentMost {
-		return
+	if r.seen == nil {
+		return arrival{}
 	}
-	if id := identity(msg); r.first[id] == nil {
-		r.first[id] = l
+	a := arrival{id: identity(msg)}
+	links := r.seen[a.id]
+	if slices.Contains(links, l) || links == nil && len(r.seen) >= recentMost {
+		return a
 	}
+	a.first = true
+	r.seen[a.id] = append(links, l)
+	return a
 }
 
-// copyFrom reports whether msg, on this link, is the copy of a message that the
-// other link brought first. A second copy on the same link is a replay.
-func (r *recent) copyFrom(l *link, msg *nats.Msg) bool {
+// isCopy reports whether an arrival that was found to be replayed is the copy of
+// what another connection brought. A second one on the same connection is not.
+func (r *recent) isCopy(a arrival) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	id := identity(msg)
-	other := r.first[id]
-	if other == nil || other == l {
-		return false
-	}
-	delete(r.first, id)
-	return true
+	return a.first && len(r.seen[a.id]) > 1
 }
 
 // identity names a message by its signature, which covers everything in it.

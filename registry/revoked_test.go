@@ -144,6 +144,11 @@ func TestInstanceOfAFormerHolder(t *testing.T) {
 	if got := w.agent(s, bob).Status; got != registry.Expired {
 		t.Errorf("its last own instance is gone, and it is %s", got)
 	}
+	_, _, err = s.Attest(ctx, bob, inst, "")
+	wantReason(t, "attestation for an expired agent", err, denial.Revoked)
+	if got := w.agent(s, bob).Status; got != registry.Expired {
+		t.Errorf("a former holder's instance brought it back: it is %s", got)
+	}
 }
 
 // Revocation against everything else at the same time: it always wins.

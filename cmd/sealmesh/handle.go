@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/sealmesh/sealmesh/denial"
@@ -72,15 +73,16 @@ the caller. When the caller no longer waits, CMD and what it started are killed.
 }
 
 // serve is an agent until ctx ends, or until its keys are revoked: that is
-// final, and a process that waited on would only hide it. --timeout bounds the
-// start.
+// final, and a process that waited on would only hide it. While the mesh cannot
+// be reached it waits, since a service may be started before its mesh; --timeout
+// bounds that.
 func (a *app) serve(ctx context.Context, begin func(*meshclient.Mesh) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	log := a.runLog()
-	start, done := a.deadline(ctx, meshclient.DefaultConnectTimeout)
+	start, done := a.deadline(ctx, 0)
 	defer done()
-	m, err := a.connect(start, "", log, meshclient.OnAway(func(err error) {
+	m, err := a.connectUntil(start, log, meshclient.OnAway(func(err error) {
 		var d *meshclient.Denied
 		if errors.As(err, &d) && d.Reason == denial.Revoked {
 			cancel(d)
@@ -100,4 +102,18 @@ func (a *app) serve(ctx context.Context, begin func(*meshclient.Mesh) error) err
 		return cause
 	}
 	return nil
+}
+
+// connectUntil tries until it is connected, refused, or ctx ends. Each round that
+// found nobody is told once.
+func (a *app) connectUntil(ctx context.Context, log zerolog.Logger, opts ...meshclient.Option) (*meshclient.Mesh, error) {
+	for {
+		round, done := context.WithTimeout(ctx, meshclient.DefaultConnectTimeout)
+		m, err := a.connect(round, "", log, opts...)
+		done()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, meshclient.ErrUnavailable) {
+			return m, err
+		}
+		log.Warn().Err(err).Msg("waiting for the mesh")
+	}
 }

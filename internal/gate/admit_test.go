@@ -1,7 +1,6 @@
 package gate_test
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"slices"
 	"strings"
@@ -374,7 +373,7 @@ func TestForeignKey(t *testing.T) {
 		with(m, envelope.HeaderEnvelope, text)
 	})
 	wantReason(t, at.to(w.node), denial.BadSignature)
-	if len(ed25519.PublicKey{}) != 0 || w.seen.Len() != 0 {
+	if w.seen.Len() != 0 {
 		t.Error("a nonce was used")
 	}
 }

@@ -35,7 +35,7 @@ type Gate struct {
 // of its parts would let something through.
 func New(cfg Config) (*Gate, error) {
 	if cfg.Self.IsZero() || cfg.TrustDomain == "" || cfg.Space.Prefix() == "" || cfg.Peers == nil || cfg.Reader == nil ||
-		cfg.Burner == nil || cfg.Seen == nil || cfg.Clock == nil {
+		cfg.Burner == nil || cfg.Seen == nil || cfg.Clock == nil || cfg.Window == (envelope.Window{}) {
 		return nil, errors.New("gate: every part of the configuration is required")
 	}
 	return &Gate{cfg: cfg, chains: newChains()}, nil

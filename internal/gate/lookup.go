@@ -85,8 +85,10 @@ func (p *Peers) agent(ctx context.Context, id agentid.ID, q query) (*registry.Ag
 	var err error
 	if a == nil || !s.wait {
 		err = p.read(ctx, id.String(), id, q, a == nil, func(text string, from origin) error {
-			_, err := p.keepAgent(id, text, from)
-			return err
+			if _, err := p.keepAgent(id, text, from); err != nil {
+				return err
+			}
+			return p.reached(id)
 		}, func(now time.Time) {
 			if known := p.peers[id]; known != nil {
 				known.tried = now
@@ -106,6 +108,16 @@ func (p *Peers) agent(ctx context.Context, id agentid.ID, q query) (*registry.Ag
 	default:
 		return nil, err
 	}
+}
+
+// reached refuses a record whose epoch is below what a tick listed.
+func (p *Peers) reached(id agentid.ID) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if known := p.peers[id]; known != nil && known.epoch < known.floor {
+		return denial.New(denial.BadRecord, "epoch is %d, a tick said %d", known.epoch, known.floor)
+	}
+	return nil
 }
 
 func (p *Peers) knownAgent(id agentid.ID, q query) (*registry.Agent, state) {
@@ -168,7 +180,7 @@ func stale(what string, s state, err error) error {
 	case denial.Of(err) == denial.RateLimited:
 		return err
 	case err == nil:
-		return denial.New(denial.FeedStale, "record of %s is older than a tick says, or could not be read a moment ago; control plane silent for %s",
+		return denial.New(denial.FeedStale, "record of %s is in doubt and could not be read a moment ago, control plane silent for %s",
 			what, s.silence.Truncate(time.Second))
 	default:
 		return denial.New(denial.FeedStale, "record of %s is in doubt, control plane silent for %s: %w", what, s.silence.Truncate(time.Second), err)
@@ -191,6 +203,10 @@ func (p *Peers) read(ctx context.Context, key string, id agentid.ID, q query, un
 	_, _, err := p.reads.do(ctx, key, q.since != 0, pay, func(ctx context.Context) (struct{}, error) {
 		from := p.begin()
 		text, err := p.cfg.Reader.Record(ctx, key)
+		if errors.Is(err, denial.NotFound) && p.reads.touched(key) {
+			from = p.begin() // it was made while we asked
+			text, err = p.cfg.Reader.Record(ctx, key)
+		}
 		if err == nil {
 			err = keep(text, from)
 			if denial.Of(err) == denial.UnknownSigner && p.learnRing(ctx) {

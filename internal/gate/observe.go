@@ -107,25 +107,55 @@ func (p *Peers) observeRing(text string) error {
 	if err != nil {
 		return err
 	}
-	if len(ring.Certificates()) == 0 {
+	after := ring.Certificates()
+	if len(after) == 0 {
 		return denial.New(denial.BadRecord, "a keyring without any key")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	before, after := p.ring.Certificates(), ring.Certificates()
+	before := p.ring.Certificates()
 	if slices.Equal(before, after) {
 		return nil
 	}
+	news := false
+	for _, c := range after {
+		valid, seen := p.ringSeen[c]
+		if seen && !valid {
+			return denial.New(denial.BadRecord, "a keyring from before a signing key was taken away")
+		}
+		news = news || !seen
+	}
+	for _, c := range after {
+		p.ringSeen[c] = true
+	}
 	p.ring = ring
-	if slices.ContainsFunc(before, func(c string) bool { return !slices.Contains(after, c) }) {
-		for _, known := range p.peers {
-			known.agent = nil
-			for _, i := range known.instances {
-				i.member = nil
-			}
+	gone := slices.DeleteFunc(before, func(c string) bool { return slices.Contains(after, c) })
+	if len(gone) == 0 {
+		return nil
+	}
+	if news {
+		// The list has no revision. One that brings nothing new and lacks something
+		// may be an old one, and must not make the true one unusable; any other is
+		// newer, and what it lacks never comes back.
+		for _, c := range gone {
+			p.ringSeen[c] = false
+		}
+	}
+	for _, known := range p.peers {
+		known.agent = nil
+		for _, i := range known.instances {
+			i.member = nil
 		}
 	}
 	return nil
+}
+
+func seenIn(ring *capability.Keyring) map[string]bool {
+	seen := map[string]bool{}
+	for _, c := range ring.Certificates() {
+		seen[c] = true
+	}
+	return seen
 }
 
 // readRing reads the certificates of the signing keys from the leader. The feed

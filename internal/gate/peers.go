@@ -70,6 +70,7 @@ type Peers struct {
 	mu        sync.RWMutex
 	ring      *capability.Keyring
 	ringTried time.Time
+	ringSeen  map[string]bool // certificates of signing keys; false: taken away for good
 	peers     map[agentid.ID]*peer
 	missing   map[string]time.Time // keys that were not there, until when not to ask
 	tick      *registry.Tick
@@ -140,7 +141,7 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 		cfg: cfg, ring: cfg.Ring, heard: cfg.Clock(), stretch: 1,
 		reads: newFlights[struct{}](), budget: newBudget(),
 		peers:   map[agentid.ID]*peer{},
-		missing: map[string]time.Time{},
+		missing: map[string]time.Time{}, ringSeen: seenIn(cfg.Ring),
 	}, nil
 }
 

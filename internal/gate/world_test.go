@@ -132,6 +132,7 @@ type world struct {
 	ring                  *capability.Keyring
 	tick                  registry.Tick
 	changed               []agentid.ID // what OnChange heard
+	onChange              func()
 	*node
 }
 
@@ -174,7 +175,12 @@ func (w *world) start(grace time.Duration) *node {
 	var err error
 	n.peers, err = gate.NewPeers(gate.PeersConfig{
 		Roots: []string{publicOf(w.t, w.root)}, Ring: w.ring, Reader: w.store, Clock: w.clock.Now, Log: zerolog.Nop(), FeedGrace: grace,
-		OnChange: func(id agentid.ID) { w.store.set(func(*store) { w.changed = append(w.changed, id) }) },
+		OnChange: func(id agentid.ID) {
+			w.store.set(func(*store) { w.changed = append(w.changed, id) })
+			if w.onChange != nil {
+				w.onChange()
+			}
+		},
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -159,3 +159,26 @@ func TestCitedTestsExist(t *testing.T) {
 		t.Error("found no test named in any document")
 	}
 }
+
+var step = regexp.MustCompile("`demo:([a-z-]+)`")
+
+func TestCitedDemoStepsExist(t *testing.T) {
+	var source strings.Builder
+	walk(t, ".go", func(path, text string) {
+		if strings.HasPrefix(path, "internal/demo/") && !strings.HasSuffix(path, "_test.go") {
+			source.WriteString(text)
+		}
+	})
+	n := 0
+	for path, text := range documents(t) {
+		for _, m := range step.FindAllStringSubmatch(text, -1) {
+			n++
+			if !strings.Contains(source.String(), `"`+m[1]+`"`) {
+				t.Errorf("%s names the step %s of the demo, which is not there", path, m[1])
+			}
+		}
+	}
+	if n == 0 {
+		t.Error("found no step of the demo in any document")
+	}
+}
