@@ -28,7 +28,7 @@ func (j job) moot() bool {
 	return j.w.epoch != j.epoch || j.left != (j.w.state == left) || j.w.state == live
 }
 
-// leave records that w said good-bye.
+// leave records that the last session of w said good-bye.
 func (m *Monitor) leave(w *watch, now time.Duration) {
 	w.dequeue()
 	w.state, w.conflicts = left, 0

@@ -10,7 +10,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/limits"
 )
 
-// State is what an instance says about itself.
+// State is what a session of an instance says about itself.
 type State string
 
 // The states. A beat with any other is malformed.

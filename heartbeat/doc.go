@@ -11,11 +11,15 @@
 //   - A beat proves life, it never gives it back. What is expired or revoked
 //     stays so, whatever it sends; only a new admission ([Monitor.Watch]) under
 //     a higher epoch starts a new watch.
-//   - A beat counts once and forwards only: the sequence rises within a session,
-//     a session that was succeeded is over, an epoch below the watched one is
-//     that of an instance that was cut.
-//   - A clean exit is not death: an instance that says it is leaving has left,
-//     with no alarm and no new epoch.
+//   - A beat counts once and forwards only: the sequence rises within its
+//     session, a session that said good-bye or had to make room is over, an
+//     epoch below the watched one is that of an instance that was cut.
+//   - An instance lives while any of its sessions beats: processes that share a
+//     key each have their own, and none speaks for the others.
+//   - A clean exit is not death: an instance whose last session says that it is
+//     leaving has left, with no alarm and no new epoch. A good-bye is that of the
+//     last if no other session was heard within the timeout. Where another was,
+//     the instance is watched on, and if nobody speaks again it has died.
 //   - The monitor does not panic. If many would expire together it stops,
 //     raises an alarm and lets an operator decide.
 //   - Time is monotonic. A stepped wall clock expires nobody.

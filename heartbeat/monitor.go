@@ -161,6 +161,9 @@ func (m *Monitor) received(t time.Time, now time.Duration) time.Duration {
 // wallOnly reports whether t lacks a monotonic reading.
 func wallOnly(t time.Time) bool { return t == t.Round(0) }
 
+// blind reports whether beats could now be lost without this monitor's notice.
+func (m *Monitor) blind(now time.Duration) bool { return !m.seeing || now-m.canary > m.blindAfter }
+
 // poke makes the loop look again.
 func (m *Monitor) poke() {
 	select {
@@ -301,8 +304,12 @@ func (m *Monitor) Forget(id agentid.ID, instance agentid.Instance) {
 // Refusals, none of which is worth more than a counter, since each also happens
 // between honest parties: denial.NotFound if the instance is not watched here,
 // denial.StaleEpoch, denial.Expired, denial.WrongState after it left,
-// denial.Replayed if the sequence does not rise or the session was succeeded;
-// and denial.SenderMismatch or denial.BadInput from who is not honest.
+// denial.Replayed if the sequence does not rise in its session or the session is
+// over; and denial.SenderMismatch or denial.BadInput from who is not honest.
+//
+// A good-bye ends its session. The instance has left with it unless another
+// session was heard within the timeout; sessions that this monitor has not heard
+// since it started are not known to it.
 func (m *Monitor) Observe(id agentid.ID, instance agentid.Instance, b Beat, receivedAt time.Time) error {
 	e, err := b.check()
 	if err != nil {
@@ -325,21 +332,24 @@ func (m *Monitor) Observe(id agentid.ID, instance agentid.Instance, b Beat, rece
 		return err
 	}
 	now := m.now()
-	w.alive(m.received(receivedAt, now))
-	w.lastBeat, w.inFlight, w.client = receivedAt, b.InFlight, b.Client
-	if b.State == Leaving {
-		if w.state == settling {
-			w.goodbye = true
-		} else {
-			m.leave(w, now)
-		}
+	at := m.received(receivedAt, now)
+	m.hush(w, now)
+	w.sessions.note(b, e, at)
+	w.alive(at)
+	w.lastBeat, w.client = receivedAt, b.Client
+	gone := b.State == Leaving && !w.sessions.beating(e)
+	switch {
+	case w.state == settling:
+		w.goodbye = gone
+	case gone:
+		m.leave(w, now)
 	}
 	return nil
 }
 
-// accept checks that b is news and takes its session and sequence over. An
-// epoch above the watched one is accepted: the envelope was verified against a
-// record that this monitor has yet to hear of, and it is alive all the same.
+// accept checks that b is news. An epoch above the watched one is accepted: the
+// envelope was verified against a record that this monitor has yet to hear of,
+// and it is alive all the same.
 func (w *watch) accept(b Beat, e envelope.Epoch) error {
 	switch {
 	case !e.Covers(w.epoch):
@@ -348,14 +358,9 @@ func (w *watch) accept(b Beat, e envelope.Epoch) error {
 		return denial.New(denial.Expired, "instance %s is expired and needs an admission", w.name())
 	case w.state == left:
 		return denial.New(denial.WrongState, "instance %s has left and needs an admission", w.name())
-	case b.Session == w.session && b.Sequence <= w.sequence:
-		return denial.New(denial.Replayed, "beat %d of %s is not after %d", b.Sequence, w.name(), w.sequence)
-	case b.Session != w.session && slices.Contains(w.retired[:], b.Session):
-		return denial.New(denial.Replayed, "beat of %s is from a session that is over", w.name())
-	case b.Session != w.session:
-		w.succeed(b.Session)
+	case w.sessions.replayed(b):
+		return denial.New(denial.Replayed, "beat %d of %s does not rise in its session, or that is over", b.Sequence, w.name())
 	}
-	w.sequence = b.Sequence
 	return nil
 }
 

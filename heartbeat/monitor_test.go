@@ -60,17 +60,15 @@ func TestBeatsCountOnceAndForwards(t *testing.T) {
 		m.beatFor(time.Minute, []*voice{v})
 		m.hear(first, denial.Replayed)
 
-		// A rotation: the second connection's session takes over, and neither
-		// a beat nor a good-bye of the first one counts any more.
-		w := speak(reader, pod, "3.1")
-		m.hear(w.beat(heartbeat.Up), "")
-		m.hear(v.beat(heartbeat.Up), denial.Replayed)
-		m.hear(v.beat(heartbeat.Leaving), denial.Replayed)
-
+		// A second session beats beside the first one, until it says good-bye.
 		x := speak(reader, pod, "3.1")
 		m.hear(x.beat(heartbeat.Up), "")
-		m.hear(w.beat(heartbeat.Up), denial.Replayed)
+		m.hear(v.beat(heartbeat.Up), "")
+		m.hear(first, denial.Replayed)
+		m.hear(v.beat(heartbeat.Leaving), "")
 		m.hear(v.beat(heartbeat.Up), denial.Replayed)
+		m.hear(v.beat(heartbeat.Leaving), denial.Replayed)
+		m.hear(x.beat(heartbeat.Up), "")
 
 		// Under a lower epoch in either part it is a key that was cut.
 		for _, epoch := range []string{"2.1", "3.0", "2.9", "9.0"} {

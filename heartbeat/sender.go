@@ -119,9 +119,9 @@ func (s *Sender) send(ctx context.Context, state State) error {
 	return s.cfg.Send(ctx, s.beat(s.sequence, state))
 }
 
-// Leave stops the beats, waits until none is on its way, and sends that the
-// instance is leaving. After an error it may be called again; once it has
-// succeeded it does nothing more.
+// Leave stops the beats, waits until none is on its way, and sends that this
+// session is leaving; the instance leaves with its last one. After an error it
+// may be called again; once it has succeeded it does nothing more.
 func (s *Sender) Leave(ctx context.Context) error {
 	s.Close()
 	s.leaving.Lock()

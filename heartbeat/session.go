@@ -9,8 +9,9 @@ import (
 
 var b64 = base64.RawURLEncoding.Strict()
 
-// Session names one connect of an instance: 128 random bits. The zero Session
-// names none. Values are comparable.
+// Session names one connect of an instance: 128 random bits. An instance may
+// have several at once, each with its own sequence. The zero Session names none.
+// Values are comparable.
 type Session [16]byte
 
 // NewSession returns a fresh random session.

@@ -61,7 +61,7 @@ func (m *Monitor) Status() Status {
 		s.State = Held
 		held := *m.held
 		s.Held = &held
-	case !m.seeing || now-m.canary > m.blindAfter:
+	case m.blind(now):
 		s.State = Blind
 	case grace > 0:
 		s.State = Grace
@@ -69,11 +69,12 @@ func (m *Monitor) Status() Status {
 	return s
 }
 
-// Seen is what the monitor last heard of an instance.
+// Seen is what the monitor last heard of an instance, whose sessions may be
+// several: the newest beat of any, and the calls that they handle together.
 type Seen struct {
 	LastBeat time.Time // zero if it has not beaten since this monitor started
-	InFlight uint32
-	Client   string
+	InFlight uint32    // the sum over the sessions heard within the timeout
+	Client   string    // in the newest beat
 }
 
 // Seen returns what was last heard of an instance; false if it is not known.
@@ -82,7 +83,8 @@ func (m *Monitor) Seen(id agentid.ID, instance agentid.Instance) (Seen, bool) {
 	defer m.mu.Unlock()
 	if a := m.agents[id]; a != nil {
 		if w := a.find(instance); w != nil {
-			return Seen{LastBeat: w.lastBeat, InFlight: w.inFlight, Client: w.client}, true
+			m.hush(w, m.now())
+			return Seen{LastBeat: w.lastBeat, InFlight: w.sessions.inFlight(), Client: w.client}, true
 		}
 	}
 	return Seen{}, false

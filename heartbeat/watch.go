@@ -29,17 +29,13 @@ type watch struct {
 
 	heard     time.Duration // the last sign of life
 	notBefore time.Duration // after a failed attempt to expire it
-	goodbye   bool          // it said that it is leaving while settling
+	goodbye   bool          // its last session said that it is leaving while settling
 	confirmed bool          // an operator let it expire
 	expiry    *expiry       // how this silence counts for the brake
 	conflicts int           // how often the registry said that it was done already
 
-	session  Session
-	sequence uint64
-	retired  [4]Session // succeeded sessions, whose beats are replays
-
-	lastBeat time.Time
-	inFlight uint32
+	sessions sessions
+	lastBeat time.Time // of any session, as is client
 	client   string
 
 	in    *queue
@@ -83,19 +79,10 @@ func (a *agent) room() error {
 	return nil
 }
 
-// succeed makes session the current one; what went before is over for good.
-func (w *watch) succeed(session Session) {
-	if !w.session.IsZero() {
-		copy(w.retired[1:], w.retired[:])
-		w.retired[0] = w.session
-	}
-	w.session, w.sequence = session, 0
-}
-
 // revive starts w anew after an admission.
 func (w *watch) revive(e envelope.Epoch) {
 	w.dequeue()
-	w.succeed(Session{})
+	w.sessions.restart(e, e != w.epoch)
 	w.epoch, w.state = e, live
 	w.notBefore, w.goodbye, w.confirmed, w.expiry, w.conflicts = 0, false, false, nil, 0
 }

@@ -156,7 +156,7 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 		m.mu.Unlock()
 	}()
 	if err := m.conn().PublishMsg(msg); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, unsent(err)
 	}
 	return m.await(ctx, p, want, c, rec)
 }
@@ -196,6 +196,14 @@ func (m *Mesh) await(ctx context.Context, p *pending, want gate.Want, c outgoing
 			return nil, ErrClosed
 		}
 	}
+}
+
+// unsent says why a message did not leave.
+func unsent(err error) error {
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return denial.New(denial.TooLarge, "the server takes no message of this size: %w", err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // silence says why nothing came, if the reason is known to be a refusal.

@@ -126,7 +126,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 // dialUntil tries until it is connected, refused, or ctx ends.
 func (m *Mesh) dialUntil(ctx context.Context) (*link, error) {
 	for attempt := 0; ; attempt++ {
-		l, err := m.dial(ctx)
+		l, err := m.knock(ctx)
 		if err == nil {
 			return l, nil
 		}
@@ -144,10 +144,23 @@ func (m *Mesh) dialUntil(ctx context.Context) (*link, error) {
 	}
 }
 
+// knock tries once, after a certificate that ended was renewed.
+func (m *Mesh) knock(ctx context.Context) (*link, error) {
+	if !m.cfg.clock().Before(m.tls.NotAfter()) {
+		if err := m.renewBy(ctx, m.renewOverHTTPS); err != nil {
+			return nil, err
+		}
+	}
+	return m.dial(ctx)
+}
+
 // explain finds out what a failed connection means. nats-server tells a refused
 // client nothing, so the control plane is asked over HTTPS.
 func (m *Mesh) explain(ctx context.Context, err error) error {
+	var d *Denied
 	switch {
+	case errors.As(err, &d):
+		return err
 	case errors.Is(err, errNonce):
 		return &Denied{Reason: denial.BadRequest, Detail: "the server asked to sign something that is no connection nonce",
 			Hint: "this is no nats-server of the mesh; check the URL in " + m.dir.File(agentdir.InfoFile)}
@@ -155,10 +168,6 @@ func (m *Mesh) explain(ctx context.Context, err error) error {
 		return m.why(ctx)
 	case isCertificateError(err):
 		return &Denied{Reason: denial.BadCertificate, Detail: err.Error(), Hint: "the server's certificate is not of this mesh; check the URL and " + m.dir.File(agentdir.CAFile)}
-	}
-	if na := m.tls.NotAfter(); m.cfg.clock().After(na) {
-		return &Denied{Reason: denial.BadCertificate, Detail: "the agent's certificate ended " + na.UTC().Format(time.RFC3339),
-			Hint: "sealmesh agent join " + m.info.Agent.String() + " makes a join token; then run sealmesh enroll again"}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
@@ -181,6 +190,8 @@ func (m *Mesh) settleIn(ctx context.Context, l *link) error {
 	}
 	l.setCovered(append(self, m.presented()...))
 	m.askSession(ctx, l)
+	// Who connects for one call a day lives from this moment alone.
+	m.renew(ctx)
 	return nil
 }
 

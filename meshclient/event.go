@@ -71,7 +71,7 @@ func (m *Mesh) publish(ctx context.Context, name string, data []byte, at place, 
 	}
 	rec.Chain, rec.Subject = chain.Digest(), subj
 	if err := m.conn().PublishMsg(msg); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return unsent(err)
 	}
 	return nil
 }

@@ -165,12 +165,12 @@ func (m *Mesh) Close() error {
 	m.cancel()
 	m.tending.Wait()
 	l = m.link.Load()
-	if m.beats != nil {
-		if l.nc.IsConnected() {
-			if e := m.leave(ctx, l); e != nil {
-				m.log.Warn().Err(e).Msg("could not say goodbye")
-			}
+	if l.nc.IsConnected() {
+		if e := m.leave(ctx, l); e != nil {
+			m.log.Warn().Err(e).Msg("could not say goodbye")
 		}
+	}
+	if m.beats != nil {
 		m.beats.Close()
 	}
 	l.close()
@@ -178,6 +178,14 @@ func (m *Mesh) Close() error {
 }
 
 func (m *Mesh) leave(ctx context.Context, l *link) error {
+	if m.beats == nil {
+		// Nobody waits for its beats; that it is gone should be seen all the same.
+		s, err := m.sender(heartbeat.DefaultInterval)
+		if err != nil {
+			return err
+		}
+		m.beats = s
+	}
 	if err := m.beats.Leave(ctx); err != nil {
 		return err
 	}

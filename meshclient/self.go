@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,39 +111,48 @@ func (m *Mesh) selfStatus(ctx context.Context) (wire.SelfStatus, error) {
 	if err != nil {
 		return wire.SelfStatus{}, err
 	}
+	var s wire.SelfStatus
+	err = m.post(ctx, wire.PathSelf, []byte(proof), &s)
+	var d *Denied
+	if errors.As(err, &d) {
+		return wire.SelfStatus{Reason: d.Reason, Hint: d.Hint, Denial: d.ID}, nil
+	}
+	return s, err
+}
+
+// post sends a signed request to the control plane's HTTPS endpoint, whose
+// certificate must be of the mesh's own authority for servers. A refusal is a
+// *Denied.
+func (m *Mesh) post(ctx context.Context, path string, body []byte, into any) error {
 	u, err := url.Parse(m.info.Control)
 	if err != nil {
-		return wire.SelfStatus{}, err
+		return err
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: m.tls.Roots(), ServerName: u.Hostname(),
 	}}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.JoinPath(wire.PathSelf).String(), bytes.NewReader([]byte(proof)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.JoinPath(path).String(), bytes.NewReader(body))
 	if err != nil {
-		return wire.SelfStatus{}, err
+		return err
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return wire.SelfStatus{}, err
+		return err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read to its end
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limits.HTTPBody))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, limits.HTTPBody))
 	if err != nil {
-		return wire.SelfStatus{}, err
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
 		var f wire.Failure
-		if json.Unmarshal(body, &f) == nil && f.Reason != "" {
-			return wire.SelfStatus{Reason: f.Reason, Hint: f.Hint, Denial: f.Denial}, nil
+		if json.Unmarshal(text, &f) == nil && f.Reason != "" && f.Reason != denial.Internal && f.Reason != denial.RateLimited {
+			return &Denied{Reason: f.Reason, Detail: f.Detail, Hint: f.Hint, ID: f.Denial}
 		}
-		return wire.SelfStatus{}, fmt.Errorf("control plane answered %s", resp.Status)
+		return fmt.Errorf("control plane answered %s", resp.Status)
 	}
-	var s wire.SelfStatus
-	if err := json.Unmarshal(body, &s); err != nil {
-		return wire.SelfStatus{}, err
-	}
-	return s, nil
+	return json.Unmarshal(text, into)
 }
 
 // documentSigner lets the instance's key sign documents. Their signed bytes

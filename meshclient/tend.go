@@ -2,8 +2,6 @@ package meshclient
 
 import (
 	"context"
-	"crypto/x509"
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -12,10 +10,8 @@ import (
 
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/heartbeat"
-	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
-	"github.com/sealmesh/sealmesh/pki"
 )
 
 // rotateLeast is the least time between two rotations, so that a burst of new
@@ -83,6 +79,7 @@ func (t *tended) next() time.Time {
 func (m *Mesh) look(ctx context.Context, why string) {
 	l := m.link.Load()
 	if !l.nc.IsConnected() {
+		m.wakeUp(ctx)
 		return
 	}
 	roots, err := m.refreshSelf(ctx)
@@ -299,11 +296,7 @@ func (m *Mesh) beat() {
 	if t.quiet {
 		return
 	}
-	s, err := heartbeat.NewSender(heartbeat.SenderConfig{
-		Agent: m.info.Agent, Instance: m.info.Instance, Epoch: epoch, Client: clientVersion, Interval: interval,
-		InFlight: func() int { return int(m.atWork.Load()) },
-		Send:     m.sendBeat, Log: m.log,
-	})
+	s, err := m.sender(interval)
 	if err != nil {
 		m.log.Error().Err(err).Msg("no heartbeats are sent")
 		return
@@ -311,67 +304,12 @@ func (m *Mesh) beat() {
 	m.beats, t.beating = s, want
 }
 
-// renew replaces the certificate at half of its life.
-func (m *Mesh) renew(ctx context.Context) {
-	leaf := m.tls.Leaf()
-	if leaf == nil {
-		return
-	}
-	now := m.cfg.clock()
-	if now.Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)) {
-		return
-	}
-	if err := m.renewNow(ctx); err != nil {
-		m.log.Warn().Err(err).Time("not_after", leaf.NotAfter).Msg("certificate could not be renewed yet")
-		return
-	}
-	m.log.Info().Time("not_after", m.tls.NotAfter()).Msg("certificate renewed")
-	m.tended.replace = time.Now() // take it into use
-}
-
-func (m *Mesh) renewNow(ctx context.Context) error {
-	text, err := pki.ReadSecret(m.dir.File(agentdir.TLSKeyFile))
-	if err != nil {
-		return err
-	}
-	key, err := pki.ParseKey(text)
-	if err != nil {
-		return err
-	}
-	csr, err := pki.CSR(key, m.info.Agent, m.info.TrustDomain)
-	if err != nil {
-		return err
-	}
-	var resp wire.Renewed
-	if err := m.ask(ctx, wire.SelfRenew, wire.Renew{CSR: string(csr)}, &resp); err != nil {
-		return err
-	}
-	if err := checkRenewed(resp.Certificate, key); err != nil {
-		return err
-	}
-	if err := pki.WriteFile(m.dir.File(agentdir.TLSCertFile), []byte(resp.Certificate)); err != nil {
-		return err
-	}
-	return m.tls.Reload()
-}
-
-// checkRenewed refuses a certificate for another key before it replaces one
-// that works.
-func checkRenewed(text string, key *pki.Key) error {
-	certs, err := pki.ParseCertificates([]byte(text))
-	if err != nil {
-		return err
-	}
-	if !samePublicKey(certs[0], key) {
-		return errors.New("meshclient: the renewed certificate is for another key")
-	}
-	return nil
-}
-
-func samePublicKey(cert *x509.Certificate, key *pki.Key) bool {
-	a, err1 := x509.MarshalPKIXPublicKey(cert.PublicKey)
-	b, err2 := x509.MarshalPKIXPublicKey(key.Public())
-	return err1 == nil && err2 == nil && slices.Equal(a, b)
+func (m *Mesh) sender(interval time.Duration) (*heartbeat.Sender, error) {
+	return heartbeat.NewSender(heartbeat.SenderConfig{
+		Agent: m.info.Agent, Instance: m.info.Instance, Epoch: m.epoch.Load().String(), Client: clientVersion, Interval: interval,
+		InFlight: func() int { return int(m.atWork.Load()) },
+		Send:     m.sendBeat, Log: m.log,
+	})
 }
 
 // onFeed passes registry documents on to the view of peers.

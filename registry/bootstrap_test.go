@@ -211,24 +211,35 @@ func TestTick(t *testing.T) {
 	wantReason(t, "tick over a forged one", one.Tick(w.ctx(), 0, time.Time{}, nil), denial.UnknownSigner)
 }
 
-// Many replicas at once: the revision never stands still or falls, and no raise
-// is lost.
+// Many replicas at once, each with a replay time of its own: the latest one is
+// in force when they are done.
 func TestTicksTogether(t *testing.T) {
 	w := newWorld(t)
-	var wg sync.WaitGroup
-	for n := range 4 {
-		s := w.store()
-		wg.Go(func() {
-			for i := range 10 {
-				if err := s.Tick(w.ctx(), 0, start.Add(time.Duration(10*n+i)*time.Second), nil); err != nil {
+	r := w.raw()
+	const replicas = 8
+	var stores []*registry.Store
+	for range replicas {
+		stores = append(stores, w.store())
+	}
+	var revision uint64
+	for round := range 5 {
+		var wg sync.WaitGroup
+		for n, s := range stores {
+			wg.Go(func() {
+				if err := s.Tick(w.ctx(), 0, start.Add(time.Duration(replicas*round+n)*time.Second), nil); err != nil {
 					t.Errorf("tick: %v", err)
 				}
-			}
-		})
-	}
-	wg.Wait()
-	if got, want := w.raw().tick().ReplaySince, start.Add(39*time.Second).UnixMilli(); got != want {
-		t.Errorf("replay time: got %d, want %d", got, want)
+			})
+		}
+		wg.Wait()
+		got := r.tick()
+		if want := start.Add(time.Duration(replicas*round+replicas-1) * time.Second).UnixMilli(); got.ReplaySince != want {
+			t.Errorf("round %d: replay time: got %d, want %d", round, got.ReplaySince, want)
+		}
+		if got.Revision <= revision {
+			t.Errorf("round %d: revision %d after %d", round, got.Revision, revision)
+		}
+		revision = got.Revision
 	}
 }
 

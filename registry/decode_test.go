@@ -252,10 +252,11 @@ func FuzzParseLeaderRead(f *testing.F) {
 			var r struct {
 				Error   any `json:"error"`
 				Message struct {
+					Seq  uint64 `json:"seq"`
 					Data []byte `json:"data"`
 				} `json:"message"`
 			}
-			if json.Unmarshal(data, &r) != nil || r.Error != nil || string(r.Message.Data) != text {
+			if json.Unmarshal(data, &r) != nil || r.Error != nil || r.Message.Seq == 0 || string(r.Message.Data) != text {
 				t.Fatalf("%q is not the value of %q", text, data)
 			}
 		}

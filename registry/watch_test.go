@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -119,15 +120,40 @@ func TestWatchEndsLoudly(t *testing.T) {
 // to come.
 func TestWatchLeavesNothing(t *testing.T) {
 	w := newWorld(t)
-	s, r := w.store(), w.raw()
+	cfg := w.config()
+	s, err := registry.Open(w.ctx(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.raw()
 	w.add(s, bob)
 	text := string(r.get(registry.AgentsBucket, "bob").Data)
 	for n := range 600 { // more than a watcher buffers
 		r.put(registry.AgentsBucket, fmt.Sprintf("x%d", n), text)
 	}
+	st, err := r.js.Stream(w.ctx(), subject.KVStream(registry.AgentsBucket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// full returns when all has been sent to the watcher, which nobody empties.
+	full := func() {
+		t.Helper()
+		for {
+			pending := 0
+			for info := range st.ListConsumers(w.ctx()).Info() {
+				pending += int(info.NumPending)
+			}
+			if pending == 0 {
+				break
+			}
+		}
+		if err := cfg.Conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	stop := errors.New("enough")
 	watch := func() {
-		if err := s.Watch(w.ctx(), func(registry.Event) error { return stop }); !errors.Is(err, stop) {
+		if err := s.Watch(w.ctx(), func(registry.Event) error { full(); return stop }); !errors.Is(err, stop) {
 			t.Fatalf("got %v", err)
 		}
 	}

@@ -68,6 +68,7 @@ func (p *Plane) listen() (*endpoint, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+wire.PathSelf, limit.wrap(p.handle(p.serveSelf)))
 	mux.HandleFunc("POST "+wire.PathEnroll, limit.wrap(p.handle(p.serveEnroll)))
+	mux.HandleFunc("POST "+wire.PathRenew, limit.wrap(p.handle(p.serveRenew)))
 	mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
 		if !p.ctrl.IsConnected() || !p.sys.IsConnected() {
 			http.Error(w, "nats-server cannot be reached", http.StatusServiceUnavailable)
@@ -156,29 +157,14 @@ func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, erro
 	if err := p.checkProof(c.IssuedAt); err != nil {
 		return nil, err
 	}
-	unknown := denial.New(denial.UnlistedKey, "key is not an instance of this agent")
-	if c.Audience != p.cfg.Mesh.Config.TrustDomain || c.Agent.IsZero() {
-		return nil, unknown
+	if c.Audience != p.cfg.Mesh.Config.TrustDomain {
+		return nil, errStranger
 	}
-	inst := agentid.InstanceOf(c.Issuer)
-	i, err := p.store.Instance(ctx, c.Agent, inst)
-	if err != nil {
-		if denial.Of(err) == "" {
-			return nil, err
-		}
-		return nil, unknown
-	}
-	pass, err := i.Identity(p.store.Ring(), p.clock())
+	a, i, err := p.holder(ctx, c.Agent, c.Issuer)
 	if err != nil {
 		return nil, err
 	}
-	if pass.Key != c.Issuer {
-		return nil, unknown
-	}
-	a, err := p.store.Agent(ctx, c.Agent)
-	if err != nil {
-		return nil, err
-	}
+	inst := i.Instance
 	s := wire.SelfStatus{
 		Schema: wire.SelfSchema, Agent: c.Agent, Instance: inst, Status: string(a.Status), State: string(i.State),
 		Epoch: envelope.Epoch{Agent: a.Epoch, Instance: i.Epoch}.String(),
@@ -197,6 +183,33 @@ func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, erro
 	}
 	s.Hint = denial.Hint(s.Reason)
 	return s, nil
+}
+
+// errStranger is what everybody learns whose key is not an instance of the agent
+// it names, whether that agent exists or not.
+var errStranger = denial.New(denial.UnlistedKey, "key is not an instance of this agent")
+
+// holder returns the records of the agent and instance that a key proves to be.
+func (p *Plane) holder(ctx context.Context, id agentid.ID, key string) (*registry.Agent, *registry.Instance, error) {
+	if id.IsZero() {
+		return nil, nil, errStranger
+	}
+	i, err := p.store.Instance(ctx, id, agentid.InstanceOf(key))
+	if err != nil {
+		if denial.Of(err) == "" {
+			return nil, nil, err
+		}
+		return nil, nil, errStranger
+	}
+	pass, err := i.Identity(p.store.Ring(), p.clock())
+	if err != nil {
+		return nil, nil, err
+	}
+	if pass.Key != key {
+		return nil, nil, errStranger
+	}
+	a, err := p.store.Agent(ctx, id)
+	return a, i, err
 }
 
 func (p *Plane) checkProof(issued int64) error {

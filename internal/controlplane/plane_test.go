@@ -30,7 +30,7 @@ import (
 	"github.com/sealmesh/sealmesh/registry"
 )
 
-const limit = 30 * time.Second
+const limit = 60 * time.Second
 
 func start(t *testing.T, o devmesh.Options) (*devmesh.Mesh, context.Context) {
 	t.Helper()
@@ -174,6 +174,22 @@ func TestBeatingAgentLivesAndLeaves(t *testing.T) {
 	if v := show(t, ctx, m, "lively"); v.Status != registry.Active || v.Epoch != 1 {
 		t.Errorf("got %+v, want it active in epoch 1", v)
 	}
+}
+
+// Who is not watched is not given up, and its leaving is seen all the same.
+func TestUnwatchedAgentLeaves(t *testing.T) {
+	m, ctx := start(t, devmesh.Options{Heartbeat: 100 * time.Millisecond})
+	dir := add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("quiet"), Heartbeat: registry.HeartbeatNone, Rights: registry.Rights{Call: scopes("read:logs")}})
+	c := connect(t, ctx, m, dir)
+	long := time.Now().Add(time.Second)
+	eventually(t, ctx, "a long silence", func() bool { return time.Now().After(long) })
+	if v := show(t, ctx, m, "quiet"); v.Status != registry.Active || v.Instances[0].State != registry.Online {
+		t.Fatalf("got %+v, want it active and online", v)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, "the leave", func() bool { return show(t, ctx, m, "quiet").Instances[0].State == registry.Left })
 }
 
 func TestCutsCloseConnections(t *testing.T) {

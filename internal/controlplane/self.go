@@ -96,24 +96,6 @@ func (p *Plane) endDelegation(ctx context.Context, by agentid.ID, digest string)
 	return p.cutResult(ctx, a, time.Now())
 }
 
-// renew issues a certificate for the asking instance's own identity.
-func (p *Plane) renew(ctx context.Context, from agentid.ID, inst agentid.Instance, req wire.Renew) (any, error) {
-	csr, err := pki.ParseCSR([]byte(req.CSR))
-	if err != nil {
-		return nil, err
-	}
-	now := p.clock()
-	chain, err := p.issuer.SignAgent(ctx, csr, from, time.Duration(p.cfg.Mesh.Config.Certificate.TTL), now)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.recordCertificate(ctx, from, inst, chain); err != nil {
-		return nil, err
-	}
-	p.change(from, from, inst, "renew", "", nil)
-	return wire.Renewed{Certificate: string(chain)}, nil
-}
-
 func (p *Plane) recordCertificate(ctx context.Context, id agentid.ID, inst agentid.Instance, chain []byte) error {
 	certs, err := pki.ParseCertificates(chain)
 	if err != nil {

@@ -24,6 +24,8 @@ const (
 type chains struct {
 	reads *flights[*capability.Chain]
 
+	most, mostBytes int
+
 	mu     sync.RWMutex
 	kept   map[string]keptChain
 	bytes  int
@@ -45,6 +47,7 @@ type absence struct {
 
 func newChains() *chains {
 	return &chains{
+		most: chainsMost, mostBytes: chainBytes,
 		reads: newFlights[*capability.Chain](), kept: map[string]keptChain{}, absent: map[absence]time.Time{},
 	}
 }
@@ -131,7 +134,7 @@ func (s *chains) keep(c *capability.Chain, ring *capability.Keyring, now time.Ti
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remove(c.Digest())
-	if len(s.kept) >= chainsMost || s.bytes+len(c.Text()) > chainBytes {
+	if len(s.kept) >= s.most || s.bytes+len(c.Text()) > s.mostBytes {
 		s.makeRoom(now, len(c.Text()))
 	}
 	s.kept[c.Digest()] = keptChain{c, ring}
@@ -162,7 +165,7 @@ func (s *chains) makeRoom(now time.Time, need int) {
 		}
 	}
 	for digest := range s.kept {
-		if len(s.kept) < chainsMost-chainsMost/8 && s.bytes+need <= chainBytes-chainBytes/8 {
+		if len(s.kept) < s.most-s.most/8 && s.bytes+need <= s.mostBytes-s.mostBytes/8 {
 			return
 		}
 		s.remove(digest)

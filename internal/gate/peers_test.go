@@ -420,7 +420,7 @@ func TestJustEnrolledDelegator(t *testing.T) {
 		if during {
 			wantReason(t, at().to(w.node), "")
 		} else {
-			wantReason(t, at().to(w.node), denial.TokenTakenBack) // of nobody
+			wantReason(t, at().to(w.node), denial.DelegatorCut)
 			w.store.set(func(s *store) { s.records["lender"] = text })
 			w.peers.Observe("lender", text)
 		}

@@ -16,12 +16,14 @@ import (
 const (
 	KindSelf   = "self"
 	KindEnroll = "enroll"
+	KindRenew  = "renew"
 )
 
 // The paths of the control plane's HTTPS endpoint.
 const (
 	PathSelf   = "/v1/self"
 	PathEnroll = "/v1/enroll"
+	PathRenew  = "/v1/renew"
 	PathHealth = "/healthz"
 )
 
@@ -86,6 +88,22 @@ type EnrollResponse struct {
 
 // EnrollSchema is that of EnrollResponse.
 const EnrollSchema = "sealmesh.enrolment/v1"
+
+// RenewClaims is the proof in a renewal over HTTPS, for an instance that slept
+// past the end of its certificate and can no longer connect: its nkey signs the
+// certificate request.
+type RenewClaims struct {
+	jws.Head
+	Agent    agentid.ID `json:"agent"`
+	Audience string     `json:"aud"` // trust domain
+	CSR      string     `json:"csr"` // digest of the PEM text
+}
+
+// RenewRequest is the body of a renewal over HTTPS; the answer is Renewed.
+type RenewRequest struct {
+	Proof string `json:"proof"` // RenewClaims, signed
+	CSR   string `json:"csr"`   // PEM
+}
 
 // Failure is the body of a refused HTTPS request or operation.
 type Failure struct {

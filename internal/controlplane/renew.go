@@ -1,0 +1,86 @@
+package controlplane
+
+import (
+	"context"
+	"time"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/jws"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/pki"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// sleepFor is how long after the end of its certificate an instance may renew it
+// with its nkey alone. People and jobs sleep; a service that was away for longer
+// than its certificate lives is looked at by somebody first.
+func sleepFor(kind registry.Kind) time.Duration {
+	switch kind {
+	case registry.Person, registry.Job:
+		return 30 * 24 * time.Hour
+	}
+	return 0
+}
+
+// renew issues a certificate for the asking instance's own identity, over the
+// mesh.
+func (p *Plane) renew(ctx context.Context, from agentid.ID, inst agentid.Instance, req wire.Renew) (any, error) {
+	return p.certify(ctx, from, inst, req.CSR)
+}
+
+// serveRenew does the same over HTTPS, for those whose certificate has ended.
+func (p *Plane) serveRenew(ctx context.Context, _ string, body []byte) (any, error) {
+	var req wire.RenewRequest
+	if err := decode(body, &req); err != nil {
+		return nil, err
+	}
+	var c wire.RenewClaims
+	u, err := jws.Decode(req.Proof, wire.KindRenew, &c)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.Verify(); err != nil {
+		return nil, err
+	}
+	if err := p.checkProof(c.IssuedAt); err != nil {
+		return nil, err
+	}
+	if c.Audience != p.cfg.Mesh.Config.TrustDomain {
+		return nil, errStranger
+	}
+	if c.CSR != jws.Digest(req.CSR) {
+		return nil, denial.New(denial.BadInput, "proof is for another certificate request")
+	}
+	a, i, err := p.holder(ctx, c.Agent, c.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	// Who is expired may come back, and needs a certificate for that.
+	if err := a.Status.Standing(); err != nil && !(a.Status == registry.Expired && a.Readmit == registry.ReadmitAttestation) {
+		return nil, denial.New(denial.Of(err), "agent %q is %s", c.Agent, a.Status)
+	}
+	if err := i.State.Standing(); err != nil && i.State != registry.InstanceExpired {
+		return nil, denial.New(denial.Of(err), "instance %s/%s is %s", c.Agent, i.Instance, i.State)
+	}
+	if end := time.Unix(i.NotAfter, 0); p.clock().After(end.Add(sleepFor(a.AgentKind))) {
+		return nil, denial.New(denial.BadCertificate, "certificate ended %s, too long ago for a %s to renew it by its key", end.UTC().Format(time.RFC3339), a.AgentKind)
+	}
+	return p.certify(ctx, c.Agent, i.Instance, req.CSR)
+}
+
+func (p *Plane) certify(ctx context.Context, id agentid.ID, inst agentid.Instance, request string) (any, error) {
+	csr, err := pki.ParseCSR([]byte(request))
+	if err != nil {
+		return nil, err
+	}
+	chain, err := p.issuer.SignAgent(ctx, csr, id, time.Duration(p.cfg.Mesh.Config.Certificate.TTL), p.clock())
+	if err != nil {
+		return nil, err
+	}
+	if err := p.recordCertificate(ctx, id, inst, chain); err != nil {
+		return nil, err
+	}
+	p.change(id, id, inst, "renew", "", nil)
+	return wire.Renewed{Certificate: string(chain)}, nil
+}
