@@ -91,18 +91,15 @@ func (l *sessions) end(name Session) {
 	l.over = append(l.over, name)
 }
 
-// restart ends the sessions before an admission under epoch e. Those below e
-// need no memory, since their epoch gives them away. With ahead, those that
-// beat under e before the monitor heard of the admission go on.
-func (l *sessions) restart(e envelope.Epoch, ahead bool) {
+// restart ends the sessions before an admission under epoch e. If that is a new
+// one, those that beat under it before the monitor heard of the admission go on.
+func (l *sessions) restart(e envelope.Epoch, fresh bool) {
 	l.open = slices.DeleteFunc(l.open, func(s session) bool {
-		if !s.epoch.Covers(e) {
-			return true
+		if fresh && s.epoch.Covers(e) {
+			return false
 		}
-		if !ahead {
-			l.end(s.name)
-		}
-		return !ahead
+		l.end(s.name)
+		return true
 	})
 }
 

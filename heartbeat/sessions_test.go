@@ -179,12 +179,16 @@ func TestSessionsAreBounded(t *testing.T) {
 			m.hear(voices[i].beat(heartbeat.Up), "")
 			time.Sleep(time.Second)
 		}
-		m.hear(voices[0].beat(heartbeat.Up), "") // now the second is the one not heard for longest
-
 		// A good-bye needs no room, even from a session that was never heard.
 		m.hear(speak(reader, pod, "3.1").beat(heartbeat.Leaving), "")
-		for _, v := range voices[2:] {
+		for _, v := range voices {
 			m.hear(v.beat(heartbeat.Up), "")
+		}
+		time.Sleep(time.Second)
+		for i, v := range voices {
+			if i != 1 { // which is then the one not heard for longest
+				m.hear(v.beat(heartbeat.Up), "")
+			}
 		}
 		extra := speak(reader, pod, "3.1")
 		m.hear(extra.beat(heartbeat.Up), "")
@@ -436,5 +440,7 @@ func TestSeenOfSessions(t *testing.T) {
 		want("newer", 7, 0)
 		say(newer, heartbeat.Leaving, "newer", 4)
 		want("newer", 3, 0)
+		m.watch(reader, pod, "3.2") // which cut the other one
+		want("newer", 0, 0)
 	})
 }

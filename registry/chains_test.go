@@ -148,7 +148,7 @@ func TestChainStanding(t *testing.T) {
 		"delegator revoked": {func(w *world, s *registry.Store, _ *capability.Chain) error {
 			_, err := s.Revoke(w.ctx(), bob, "a", "")
 			return err
-		}, denial.TokenTakenBack, denial.TokenTakenBack},
+		}, denial.DelegatorCut, denial.Revoked},
 		"holder suspended": {func(w *world, s *registry.Store, _ *capability.Chain) error {
 			_, err := s.Suspend(w.ctx(), carol, "a", "")
 			return err

@@ -300,6 +300,7 @@ func (f *foreign) add(id string, rights ...string) {
 }
 
 func TestForeignClient(t *testing.T) {
+	t.Parallel()
 	f := deployForeign(t)
 	f.add("dave", "--call", "read:logs", "--handle", "write:reports", "--publish", "news.sport", "--subscribe", "news.weather")
 	f.add("nobody")
@@ -641,6 +642,7 @@ func (f *foreign) refused(t *testing.T, c cliContext, extra ...nats.Option) {
 }
 
 func TestContextOfTheNATSCommand(t *testing.T) {
+	t.Parallel()
 	m := process.NewMesh(t, programs)
 	m.Init()
 	c := readContext(t, filepath.Join(m.Agent("admin"), "nats-context.json"))

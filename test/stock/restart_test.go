@@ -88,6 +88,7 @@ func (d *deployment) records() string {
 
 // One mesh goes through every kind of restart, and one handler with it.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	d := deploy(t)
 	for _, args := range [][]string{
 		{"reader", "--handle", "read:logs", "--label", "site=north"},

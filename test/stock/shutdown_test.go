@@ -49,6 +49,7 @@ func gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) 
 
 // "up" ends in order whatever it is doing, and what is connected stays.
 func TestUpEndsInOrder(t *testing.T) {
+	t.Parallel()
 	m := process.NewMesh(t, programs)
 	up := m.Up()
 	up.Await(process.IsUp)
@@ -87,6 +88,7 @@ func TestUpEndsInOrder(t *testing.T) {
 
 // An end that comes while everything still starts is one in order, too.
 func TestUpEndsWhileItStarts(t *testing.T) {
+	t.Parallel()
 	m := process.NewMesh(t, programs)
 	m.Init()
 	for delay := time.Duration(0); delay < 400*time.Millisecond; delay += 40 * time.Millisecond {
@@ -112,6 +114,7 @@ func TestUpEndsWhileItStarts(t *testing.T) {
 
 // A handler finishes what it does and leaves no command behind.
 func TestHandlerFinishes(t *testing.T) {
+	t.Parallel()
 	m := process.NewMesh(t, programs)
 	up := m.Up()
 	up.Await(process.IsUp)
@@ -164,6 +167,7 @@ func TestHandlerFinishes(t *testing.T) {
 // A port that is taken is said in one error that names it, and nothing is left
 // running.
 func TestPortTaken(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		taken func(m *process.Mesh) string
@@ -226,6 +230,7 @@ func errorLines(s string) (out []string) {
 
 // A second "up" on the same mesh fails on the port and harms nobody.
 func TestSecondUp(t *testing.T) {
+	t.Parallel()
 	m := process.NewMesh(t, programs)
 	first := m.Up()
 	first.Await(process.IsUp)
