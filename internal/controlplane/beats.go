@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -115,7 +116,7 @@ func (w *watcher) event(e registry.Event) error {
 		old := w.agents[e.Agent.Agent]
 		w.agents[e.Agent.Agent] = e.Agent
 		w.p.epochs.note(e.Agent, e.Current)
-		shrank := old != nil && (e.Agent.Epoch > old.Epoch || len(e.Agent.Voided) > len(old.Voided))
+		shrank := old != nil && (e.Agent.Epoch > old.Epoch || voidedMore(old, e.Agent))
 		if e.Current && shrank && !w.p.cutting.busy(e.Agent.Agent) {
 			w.p.wg.Go(func() { w.p.cutAndLog(e.Agent.Agent) })
 		}
@@ -137,6 +138,12 @@ func (w *watcher) event(e registry.Event) error {
 		}
 	}
 	return nil
+}
+
+// voidedMore reports whether a delegation was taken back. Ended ones leave the
+// list at the same time, so its length tells nothing.
+func voidedMore(old, now *registry.Agent) bool {
+	return slices.ContainsFunc(now.Voided, func(v registry.Void) bool { return !slices.Contains(old.Voided, v) })
 }
 
 func (w *watcher) each(id agentid.ID, f func(*registry.Instance)) {

@@ -140,6 +140,8 @@ func TestSilentAgentIsCutOff(t *testing.T) {
 		t.Fatalf("got %+v, want an active agent that is online", before)
 	}
 	eventually(t, ctx, "the cut", nc.IsClosed)
+	// The instance expires first, and the agent with it a moment later.
+	eventually(t, ctx, "the agent's expiry", func() bool { return show(t, ctx, m, "silent").Status == registry.Expired })
 	after := show(t, ctx, m, "silent")
 	if after.Status != registry.Expired || after.Epoch <= before.Epoch || after.Instances[0].State != registry.InstanceExpired {
 		t.Fatalf("got %+v, want it expired under a higher epoch than %d", after, before.Epoch)

@@ -39,7 +39,15 @@ func TestHigherEpoch(t *testing.T) {
 			if got := w.store.count("writer", a.instanceKey()) - before; got != 2 {
 				t.Errorf("got %d reads, want one of each record", got)
 			}
+			// A lower one never comes back, so nothing is read for it.
+			before = w.store.count()
 			wantReason(t, old.to(w.node), denial.StaleEpoch)
+			mixed := a.call()
+			mixed.fields.Epoch.Agent, mixed.fields.Epoch.Instance = 9, 0
+			wantReason(t, mixed.to(w.node), denial.StaleEpoch)
+			if got := w.store.count() - before; got != 0 {
+				t.Errorf("got %d reads for epochs that are over", got)
+			}
 		})
 	}
 }
@@ -128,6 +136,14 @@ func TestOlderRecord(t *testing.T) {
 	at := a.call()
 	at.fields.Epoch.Agent++
 	wantReason(t, at.to(w.node), denial.FeedStale)
+
+	// Nor does one of a later revision under a lower epoch: the bucket was set
+	// back and went on from there.
+	back := a.agent
+	a.change(func(r *registry.Agent) { r.Status, r.Epoch = registry.Active, 3 })
+	w.peers.Observe("writer", w.store.records["writer"])
+	wantReason(t, before.to(w.node), denial.Suspended)
+	a.agent.Status, a.agent.Epoch = back.Status, back.Epoch
 
 	// The same of an instance alone.
 	a.change(resume)
@@ -347,6 +363,22 @@ func TestRingRotation(t *testing.T) {
 	wantReason(t, a.call().to(w.node), denial.UnknownSigner)
 	w.store.set(func(s *store) { s.records["writer"] = text })
 	wantReason(t, a.call().to(w.node), denial.Suspended)
+}
+
+// An instance's record and passport count as little once their key is gone.
+func TestRingRotationOfInstances(t *testing.T) {
+	w := newWorld(t)
+	a := w.enrol("writer", "read:logs")
+	wantReason(t, a.call().to(w.node), "")
+	w.records = keyOf(t, nkeys.PrefixByteAccount, "records two")
+	w.certificates = []string{w.certificates[0], w.certify(w.records, capability.ForRecords)}
+	text := registry.JoinRing(w.certificates)
+	w.store.set(func(s *store) { s.records[registry.RingKey] = text })
+	w.peers.Observe(registry.RingKey, text)
+	a.putAgent()
+	wantReason(t, a.call().to(w.node), denial.UnknownSigner)
+	a.newKey("writer")
+	wantReason(t, a.call().to(w.node), "")
 }
 
 func (w *world) change(t *testing.T, a *actor) {

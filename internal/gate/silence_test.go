@@ -3,7 +3,9 @@ package gate_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -146,7 +148,7 @@ func TestAdminGrace(t *testing.T) {
 // changed meanwhile was not heard, and ticks do not list it for ever.
 func TestSilenceEndsTheStretch(t *testing.T) {
 	for name, gap := range map[string]func(*world){
-		"silence": func(w *world) { w.clock.advance(20 * time.Minute); w.tickTo(w.node) },
+		"silence": func(w *world) { w.clock.advance(time.Minute); w.tickTo(w.node) },
 		"gap":     func(w *world) { w.clock.advance(time.Second); w.peers.Gap(); w.tickTo(w.node) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -168,11 +170,14 @@ func TestSilenceEndsTheStretch(t *testing.T) {
 			if got := w.store.count() - reads; got != 2 {
 				t.Errorf("got %d reads, want 2", got)
 			}
-			// And believed for the grace where that fails.
+			// And believed for the grace where that fails, counted from when they were
+			// last known to be current.
+			w.pass(4 * time.Minute)
 			w.peers.Gap()
 			w.store.setDown(away)
+			w.pass(gate.DefaultFeedGrace - gate.TickInterval)
 			wantReason(t, b.call().to(w.node), "")
-			w.pass(gate.DefaultFeedGrace + gate.TickInterval)
+			w.pass(2 * gate.TickInterval)
 			wantReason(t, b.call().to(w.node), denial.FeedStale)
 		})
 	}
@@ -254,35 +259,90 @@ func TestContextOfReads(t *testing.T) {
 	}
 }
 
-// What a read that began before the message says is not good enough where the
-// message claims to know better.
+// What a read that began before the message came says is not good enough where
+// the message claims to know better; all that do share the next one.
 func TestFreshReadBeginsLater(t *testing.T) {
-	w := newWorld(t)
-	a := w.enrol("writer", "read:logs")
-	wantReason(t, a.call().to(w.node), "")
-	w.peers.Gap()
-	reading, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	w.store.during = func(context.Context, string) {
-		once.Do(func() { close(reading); <-release })
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.enrol("writer", "read:logs")
+		wantReason(t, a.call().to(w.node), "")
+		release := w.hold("writer", 2)
+		done := make(chan error, 4)
+		go func() {
+			_, err := w.peers.Refresh(t.Context(), a.id, a.key.PublicKey())
+			done <- err
+		}()
+		synctest.Wait() // the answer with the old epoch is on its way
+		a.change(func(r *registry.Agent) { r.Epoch++ })
+		reads := w.store.count("writer")
+		for range 3 {
+			at := a.call()
+			m := at.message()
+			go func() {
+				_, err := w.gate.Admit(t.Context(), m, at.want)
+				done <- err
+			}()
+		}
+		synctest.Wait()
+		close(release[0])
+		wantReason(t, <-done, "") // of the one who began the first read
+		synctest.Wait()
+		close(release[1])
+		for range 3 {
+			wantReason(t, <-done, "")
+		}
+		if got := w.store.count("writer") - reads; got != 1 {
+			t.Errorf("got %d further reads, want 1", got)
+		}
+	})
+}
+
+// A chain that is stored while somebody else's question is answered with no is
+// there for a message that came meanwhile.
+func TestChainStoredMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, user := w.enrol("writer", "read:logs"), w.enrol("user", "read:logs")
+		text := w.store.chains[user.chain]
+		delete(w.store.chains, user.chain)
+		early, late := a.call(), user.call()
+		early.fields.OnBehalf = user.chain
+		one, two := early.message(), late.message()
+		release := w.hold(user.chain, 1)
+		first, second := make(chan error), make(chan error)
+		go func() {
+			_, err := w.gate.Admit(t.Context(), one, early.want)
+			first <- err
+		}()
+		synctest.Wait()
+		w.store.set(func(s *store) { s.chains[user.chain] = text })
+		go func() {
+			_, err := w.gate.Admit(t.Context(), two, late.want)
+			second <- err
+		}()
+		synctest.Wait()
+		close(release[0])
+		wantReason(t, <-first, denial.UnknownChain)
+		wantReason(t, <-second, "")
+	})
+}
+
+// hold holds the answers of the next reads of a key, taken already, each until
+// its channel is closed.
+func (w *world) hold(key string, reads int) []chan struct{} {
+	release := make([]chan struct{}, reads)
+	for i := range release {
+		release[i] = make(chan struct{})
 	}
-	done := make(chan error, 2)
-	old := a.call()
-	go func() { done <- old.to(w.node) }()
-	<-reading // the answer with the old epoch is on its way
-	a.change(func(r *registry.Agent) { r.Epoch++ })
-	now := a.call()
-	go func() { done <- now.to(w.node) }()
-	close(release)
-	for range 2 {
-		if err := <-done; err != nil && denial.Of(err) != denial.StaleEpoch {
-			t.Error(err)
+	var next atomic.Int64
+	w.store.during = func(_ context.Context, k string) {
+		if k == key {
+			if i := int(next.Add(1)) - 1; i < reads {
+				<-release[i]
+			}
 		}
 	}
-	wantReason(t, a.call().to(w.node), "")
-	if w.seen.Len() < 2 {
-		t.Error("the message under the new epoch was refused")
-	}
+	return release
 }
 
 // Peers' own questions: no sender pays, and what was not there is not asked for

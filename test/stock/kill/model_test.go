@@ -4,6 +4,7 @@ package kill_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -11,8 +12,7 @@ import (
 	"github.com/sealmesh/sealmesh/registry"
 )
 
-// state is what an agent is known to be. The zero state is an agent that is not
-// there.
+// state is what an agent is known to be. In the zero state it is not there.
 type state struct {
 	status registry.Status
 	epoch  uint64
@@ -33,9 +33,9 @@ func (s state) after(op wire.Op) state {
 	return s
 }
 
-// enrol is the operation that is not an admin's: the agent's first instance
+// opEnrol is the operation that is not an admin's: the agent's first instance
 // comes, and the agent becomes active.
-const enrol wire.Op = "enrol"
+const opEnrol wire.Op = "enrol"
 
 // model is what the registry has to hold.
 type model struct {
@@ -56,8 +56,7 @@ func (m *model) begin(id string, op wire.Op) {
 	m.underway[id] = op
 }
 
-// acknowledged records that the operation was answered; status and epoch are
-// what the answer says, if it says anything.
+// acknowledged records that the operation was answered.
 func (m *model) acknowledged(id string, op wire.Op) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -66,10 +65,17 @@ func (m *model) acknowledged(id string, op wire.Op) {
 }
 
 func (m *model) expect(id string, op wire.Op) state {
-	if op == enrol {
+	if op == opEnrol {
 		return state{registry.Active, m.agents[id].epoch}
 	}
 	return m.agents[id].after(op)
+}
+
+// ids are the agents that are known.
+func (m *model) ids() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.agents))
 }
 
 func (m *model) state(id string) state {

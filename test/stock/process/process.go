@@ -77,10 +77,14 @@ func (p *Process) inspect() {
 // the test if it ends first or takes too long.
 func (p *Process) Await(text string) {
 	p.t.Helper()
-	if err := p.await(p.Stdout, text); err != nil {
+	if err := p.Says(text); err != nil {
 		p.t.Fatal(err)
 	}
 }
+
+// Says is Await for those who go on where the program ended first: it returns an
+// error then, or after too long.
+func (p *Process) Says(text string) error { return p.await(p.Stdout, text) }
 
 // AwaitLog is Await for standard error.
 func (p *Process) AwaitLog(text string) {
