@@ -53,9 +53,12 @@ func (m *Mesh) Call(ctx context.Context, scope string, data []byte, opts ...Call
 	if err != nil {
 		return nil, denied(err)
 	}
-	var c callConfig
+	c := callConfig{idle: DefaultIdleTimeout}
 	for _, o := range opts {
 		o(&c)
+	}
+	if c.idle < time.Millisecond {
+		return nil, fmt.Errorf("%w: an idle timeout has at least a millisecond", ErrConfig)
 	}
 	call := outgoingCall{scope: s, data: data, behalf: c.behalf, contentType: c.ct, idle: c.idle}
 	if c.to != "" {
@@ -88,7 +91,7 @@ func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
 	rec.Verdict = audit.Accepted
 	if err != nil {
 		err = denied(err)
-		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), err.Error()
+		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), clipText(err.Error())
 	} else {
 		rec.Peer = reply.From
 	}
@@ -97,6 +100,12 @@ func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
 }
 
 func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.Record) (*Reply, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, ended(ctx) // nobody waits for it any more
+	}
+	if c.idle == 0 {
+		c.idle = DefaultIdleTimeout
+	}
 	if at.hop > limits.Hops {
 		return nil, denial.New(denial.Loop, "call tree is deeper than %d", limits.Hops)
 	}
@@ -115,17 +124,16 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 		}
 		want.Scope = handles
 	}
+	waiting, stop := patient(ctx, c.idle)
+	defer stop()
 	if c.scope.Verb() != "self" {
-		chain, err := m.ready(ctx, c.scope)
+		chain, err := m.ready(waiting, c.scope)
 		if err != nil {
 			return nil, err
 		}
 		token = chain.Digest()
-	} else if err := m.present(ctx); err != nil {
+	} else if err := m.present(waiting); err != nil {
 		return nil, err
-	}
-	if c.idle == 0 {
-		c.idle = DefaultIdleTimeout
 	}
 	f := envelope.Fields{
 		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop,
@@ -164,20 +172,24 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 func (m *Mesh) await(ctx context.Context, p *pending, want gate.Want, c outgoingCall, rec *audit.Record) (*Reply, error) {
 	idle := time.NewTimer(c.idle)
 	defer idle.Stop()
+	refused := 0
 	for {
 		select {
 		case msg := <-p.replies:
 			v, err := m.gate.Admit(ctx, message(msg), want)
 			if err != nil {
 				// Somebody else's answer, or a forged one: it is logged, and the
-				// true one may still come.
-				m.refused(audit.Reply, rec.Correlation, rec.Scope, msg, err)
+				// true one may still come. Who knows the nonce must not be able
+				// to fill the log with more of them.
+				if refused++; refused <= pendingReplies {
+					m.refused(audit.Reply, rec.Correlation, rec.Scope, msg, err)
+				}
 				continue
 			}
 			f := v.Fields()
 			if f.Err != "" {
 				rec.Peer = f.From
-				return nil, incoming(f.Err, v.Data())
+				return nil, incoming(f.From, f.Err, v.Data())
 			}
 			return &Reply{
 				From: f.From, Instance: v.Instance(), Data: v.Data(), ContentType: f.ContentType,
@@ -188,14 +200,28 @@ func (m *Mesh) await(ctx context.Context, p *pending, want gate.Want, c outgoing
 		case <-idle.C:
 			return nil, m.silence(fmt.Errorf("%w: nothing heard for %s", ErrDeadline, c.idle))
 		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return nil, ctx.Err()
-			}
-			return nil, m.silence(ErrDeadline)
+			return nil, m.silence(ended(ctx))
 		case <-m.ctx.Done():
 			return nil, ErrClosed
 		}
 	}
+}
+
+// patient bounds how long somebody without a deadline waits for a connection.
+func patient(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, most)
+}
+
+// ended is the error of a context that is over: who cancelled it knows why, and
+// a deadline is one.
+func ended(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return ErrDeadline
 }
 
 // unsent says why a message did not leave.
@@ -208,7 +234,7 @@ func unsent(err error) error {
 
 // silence says why nothing came, if the reason is known to be a refusal.
 func (m *Mesh) silence(err error) error {
-	if why := m.Away(); why != nil {
+	if why := m.Away(); why != nil && !errors.Is(err, context.Canceled) {
 		return why
 	}
 	return err
@@ -235,7 +261,7 @@ func (m *Mesh) ready(ctx context.Context, scope capability.Scope) (*capability.C
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: waiting for a connection with the new right", ErrDeadline)
+			return nil, fmt.Errorf("%w: waiting for a connection with the new right", ended(ctx))
 		case <-m.ctx.Done():
 			return nil, ErrClosed
 		}
@@ -261,20 +287,21 @@ func (m *Mesh) present(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return m.silence(ErrDeadline)
+			return m.silence(ended(ctx))
 		case <-m.ctx.Done():
 			return ErrClosed
 		}
 	}
 }
 
-// budget is how long the handler may take: what the context leaves, or the idle
-// time where it sets no end.
+// budget is how long the handler may take: until the caller stops waiting, which
+// is the end of its context or of its idle time, whichever comes first.
 func budget(ctx context.Context, idle time.Duration, now time.Time) time.Duration {
+	left := min(idle, limits.Budget)
 	if end, ok := ctx.Deadline(); ok {
-		return max(end.Sub(now).Truncate(time.Millisecond), time.Millisecond)
+		left = min(left, end.Sub(now))
 	}
-	return idle.Truncate(time.Millisecond)
+	return max(left.Truncate(time.Millisecond), time.Millisecond)
 }
 
 func (m *Mesh) onReply(msg *nats.Msg) {

@@ -1,6 +1,7 @@
 package meshclient
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -76,22 +77,24 @@ func (m *Mesh) chains(ctx context.Context) ([]*capability.Chain, error) {
 		out = append(out, c)
 	}
 	m.mu.Lock()
-	for _, c := range m.held {
-		out = append(out, c)
-	}
+	held := slices.Collect(maps.Values(m.held))
 	m.mu.Unlock()
-	return out, nil
+	slices.SortFunc(held, lastFirst)
+	return append(out, held...), nil
 }
 
 // usable returns the digests of the chains that a connection made now could rest
-// on: the root tokens, and the delegated ones that stand.
+// on: the root tokens and the delegated ones that stand. A root token that has
+// ended is still listed until the control plane looks through them.
 func (m *Mesh) usable(ctx context.Context, roots []string) []string {
-	out := slices.Clone(roots)
-	m.mu.Lock()
-	held := slices.Collect(maps.Values(m.held))
-	m.mu.Unlock()
 	now, dir := m.cfg.clock(), m.peers.Directory(ctx)
-	for _, c := range held {
+	var out []string
+	for _, d := range roots {
+		if c, err := m.gate.Chain(ctx, d); err == nil && c.Expires().Sub(now) > endsSoon {
+			out = append(out, d)
+		}
+	}
+	for _, c := range m.chosen() {
 		err := c.Check(now, dir)
 		if err == nil && c.Expires().Sub(now) > endsSoon {
 			out = append(out, c.Digest())
@@ -113,6 +116,19 @@ func (m *Mesh) chainFor(ctx context.Context, scope capability.Scope) (*capabilit
 	if err != nil {
 		return nil, err
 	}
+	// One that the connection rests on already costs no rotation, and one that no
+	// connection will present is waited for in vain.
+	chosen, l := m.chosen(), m.link.Load()
+	rank := func(c *capability.Chain) int {
+		switch {
+		case l.covers(c.Digest()):
+			return 0
+		case len(c.Hops()) == 1 || slices.Contains(chosen, c):
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(chains, func(a, b *capability.Chain) int { return cmp.Compare(rank(a), rank(b)) })
 	now := m.cfg.clock()
 	var refused error
 	for _, c := range chains {
@@ -122,6 +138,10 @@ func (m *Mesh) chainFor(ctx context.Context, scope capability.Scope) (*capabilit
 		if err := c.Check(now, m.peers.Directory(ctx)); err != nil {
 			refused = err
 			m.forget(c, err)
+			continue
+		}
+		if rank(c) == 2 {
+			refused = denial.New(denial.QuotaExceeded, "%q was lent more chains than a connection may present", m.info.Agent)
 			continue
 		}
 		return c, nil
@@ -158,13 +178,77 @@ func (m *Mesh) granted() {
 	}
 }
 
-// newest returns the digests of the chains that end last, as many as a
-// connection may present.
-func newest(list []*capability.Chain) []string {
-	slices.SortFunc(list, func(a, b *capability.Chain) int { return b.Expires().Compare(a.Expires()) })
-	out := make([]string, 0, len(list))
-	for _, c := range list[:min(len(list), limits.Presented)] {
-		out = append(out, c.Digest())
+// chosen returns the delegated chains that a connection rests on, at most as many
+// as it may present: in turn one of each delegator, those that end last first. So
+// nobody who may lend anything can crowd out what others lent.
+func (m *Mesh) chosen() []*capability.Chain {
+	m.mu.Lock()
+	held := slices.Collect(maps.Values(m.held))
+	m.mu.Unlock()
+	now := m.cfg.clock()
+	lent := map[agentid.ID][]*capability.Chain{}
+	for _, c := range held {
+		if c.Expires().Sub(now) > endsSoon {
+			lent[delegator(c)] = append(lent[delegator(c)], c)
+		}
 	}
-	return out
+	by := slices.SortedFunc(maps.Keys(lent), func(a, b agentid.ID) int { return cmp.Compare(a.String(), b.String()) })
+	for _, id := range by {
+		slices.SortFunc(lent[id], lastFirst)
+	}
+	var out []*capability.Chain
+	for turn := 0; ; turn++ {
+		before := len(out)
+		for _, id := range by {
+			switch {
+			case len(out) == limits.Presented:
+				return out
+			case turn < len(lent[id]):
+				out = append(out, lent[id][turn])
+			}
+		}
+		if len(out) == before {
+			return out
+		}
+	}
+}
+
+func lastFirst(a, b *capability.Chain) int {
+	return cmp.Or(b.Expires().Compare(a.Expires()), cmp.Compare(a.Digest(), b.Digest()))
+}
+
+// delegator returns who handed the chain to its holder.
+func delegator(c *capability.Chain) agentid.ID {
+	hops := c.Hops()
+	return hops[len(hops)-1].By
+}
+
+// crowded returns what to drop for one more delegated chain where the limit is
+// reached, and nil where it is not: the new one where nobody has lent more than
+// its delegator, else of whoever has lent most the one that ends first. It is
+// called with the lock held.
+func (m *Mesh) crowded(c *capability.Chain) *capability.Chain {
+	if len(m.held) < limits.UploadedChains {
+		return nil
+	}
+	count := map[agentid.ID]int{}
+	for _, h := range m.held {
+		count[delegator(h)]++
+	}
+	most := delegator(c)
+	for id, n := range count {
+		if n > count[most] {
+			most = id
+		}
+	}
+	if most == delegator(c) {
+		return c
+	}
+	var first *capability.Chain
+	for _, h := range m.held {
+		if delegator(h) == most && (first == nil || lastFirst(h, first) > 0) {
+			first = h
+		}
+	}
+	return first
 }

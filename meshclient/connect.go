@@ -48,7 +48,6 @@ func Connect(ctx context.Context, opts ...Option) (*Mesh, error) {
 		m.cancel()
 		return nil, err
 	}
-	m.link.Store(l)
 	if err := m.settleIn(ctx, l); err != nil {
 		m.cancel()
 		l.close()
@@ -93,6 +92,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		held:     map[string]*capability.Chain{},
 		rotated:  make(chan struct{}),
 		wake:     make(chan string, 16),
+		stopping: make(chan struct{}),
 		closed:   make(chan struct{}),
 	}
 	m.epoch.Store(&envelope.Epoch{})

@@ -3,6 +3,7 @@ package meshclient
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,12 +43,11 @@ func (d *Delegation) Chains() []string { return slices.Clone(d.chains) }
 // End takes the delegation back. When it returns, no receiver that hears of the
 // control plane accepts it, and connections that rested on it are cut.
 func (d *Delegation) End(ctx context.Context) error {
+	var errs []error
 	for _, c := range d.chains {
-		if err := d.mesh.EndDelegation(ctx, c); err != nil {
-			return err
-		}
+		errs = append(errs, d.mesh.EndDelegation(ctx, c)) // one that cannot be ended must not shield the others
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // EndDelegation takes back a delegation that this agent made, by the digest of
@@ -84,7 +84,9 @@ func (m *Mesh) Delegate(ctx context.Context, to string, g Grant) (*Delegation, e
 	if g.For == 0 {
 		g.For = DefaultDelegation
 	}
-	if err := m.present(ctx); err != nil {
+	waiting, stop := patient(ctx, DefaultIdleTimeout)
+	defer stop()
+	if err := m.present(waiting); err != nil {
 		return nil, err
 	}
 	now := m.cfg.clock()
@@ -99,24 +101,38 @@ func (m *Mesh) Delegate(ctx context.Context, to string, g Grant) (*Delegation, e
 		}
 	}
 	for _, p := range parents {
-		text, err := m.delegate(p, id, onward, now, d.Expires)
-		if err != nil {
+		if err := m.lend(ctx, d, p, onward, now); err != nil {
+			// What was lent by then would live on, and its delegator would not know.
+			if len(d.chains) > 0 {
+				undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), admitTimeout)
+				defer cancel()
+				if e := d.End(undo); e != nil {
+					m.log.Warn().Err(e).Strs("chains", d.chains).Msg("delegation that failed halfway could not be taken back")
+				}
+			}
 			return nil, denied(err)
-		}
-		if err := m.ask(ctx, wire.SelfChainPut, wire.ChainPut{Chain: text}, nil); err != nil {
-			return nil, err
-		}
-		chain, err := capability.Verify(text, m.peers.Ring(), m.cfg.clock())
-		if err != nil {
-			return nil, denied(err)
-		}
-		m.gate.Keep(chain)
-		d.chains = append(d.chains, chain.Digest())
-		if err := m.note(ctx, id, wire.NoteDelegation, wire.DelegationNote{Chain: text}); err != nil {
-			return nil, err
 		}
 	}
 	return d, nil
+}
+
+// lend delegates from one chain. The digest is noted before anybody else has the
+// delegation, so that it can be taken back whatever fails.
+func (m *Mesh) lend(ctx context.Context, d *Delegation, p parent, onward []capability.Scope, now time.Time) error {
+	text, err := m.delegate(p, d.To, onward, now, d.Expires)
+	if err != nil {
+		return err
+	}
+	chain, err := capability.Verify(text, m.peers.Ring(), m.cfg.clock())
+	if err != nil {
+		return err
+	}
+	d.chains = append(d.chains, chain.Digest())
+	if err := m.ask(ctx, wire.SelfChainPut, wire.ChainPut{Chain: text}, nil); err != nil {
+		return err
+	}
+	m.gate.Keep(chain)
+	return m.note(ctx, d.To, wire.NoteDelegation, wire.DelegationNote{Chain: text})
 }
 
 // parent is a chain and the scopes that are to be passed on from it.
@@ -224,6 +240,10 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 	default:
 		want.From = agentid.Control
 	}
+	if !m.begin() {
+		return
+	}
+	defer m.end()
 	came := m.recent.came(l, msg)
 	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
 	defer cancel()

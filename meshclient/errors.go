@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
+	"unicode"
 
+	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
 )
 
@@ -49,13 +53,24 @@ func denied(err error) error {
 		return err
 	}
 	r := denial.Of(err)
-	switch r {
-	case "":
+	switch {
+	case r == "" || errors.Is(err, ErrUnavailable):
 		return err
-	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale:
+	case transient(r):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return &Denied{Reason: r, Detail: denial.Detail(err), Hint: denial.Hint(r)}
+}
+
+// transient reports whether a refusal says that something could not be decided,
+// and nothing about the one who was refused: trying again may help.
+func transient(r denial.Reason) bool {
+	switch r {
+	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale, denial.RateLimited,
+		denial.Overloaded, denial.EpochRaced:
+		return true
+	}
+	return false
 }
 
 // Error is an error that a handler returns on purpose and that its caller sees.
@@ -101,11 +116,7 @@ func outgoing(err error) (code string, payload []byte) {
 	var d *Denied
 	switch {
 	case errors.As(err, &e) && validCode(e.Code):
-		msg := e.Message
-		if len(msg) > maxErrorText {
-			msg = msg[:maxErrorText]
-		}
-		return e.Code, []byte(msg)
+		return e.Code, []byte(clipText(e.Message))
 	case denial.Of(err) == denial.Loop:
 		return CodeLoop, nil
 	case errors.As(err, &d):
@@ -131,15 +142,44 @@ func validCode(code string) bool {
 	return codeForm.MatchString(code)
 }
 
-// incoming turns a reply's error code and payload into an error.
-func incoming(code string, payload []byte) error {
+// clipText bounds a text and makes it valid UTF-8.
+func clipText(s string) string {
+	if len(s) > maxErrorText {
+		s = s[:maxErrorText]
+	}
+	return strings.ToValidUTF8(s, "")
+}
+
+// plain is clipText for what ends up on terminals: without control characters.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, clipText(s))
+}
+
+var reasonForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
+
+// incoming turns the error code and payload of a reply into an error. Another
+// agent's word is believed for the reason alone: a hint is a command that
+// somebody is about to type, so only the control plane's own is passed on.
+func incoming(from agentid.ID, code string, payload []byte) error {
 	switch code {
 	case CodeDenied:
 		var f wire.Failure
-		if err := json.Unmarshal(payload, &f); err != nil || f.Reason == "" {
+		if len(payload) > limits.HTTPBody || json.Unmarshal(payload, &f) != nil || !reasonForm.MatchString(string(f.Reason)) {
 			return &Denied{Reason: denial.Internal, Detail: "refused without a reason"}
 		}
-		return &Denied{Reason: f.Reason, Detail: f.Detail, Hint: f.Hint, ID: f.Denial}
+		d := &Denied{Reason: f.Reason, Detail: plain(f.Detail), Hint: plain(f.Hint), ID: plain(f.Denial)}
+		if from != agentid.Control {
+			d.Hint, d.ID = denial.Hint(f.Reason), ""
+		}
+		if transient(d.Reason) {
+			return fmt.Errorf("%w: %s: %w", ErrUnavailable, from, d.Reason)
+		}
+		return d
 	case CodeLoop:
 		return &Denied{Reason: denial.Loop, Detail: "the call tree is too deep", Hint: denial.Hint(denial.Loop)}
 	case CodeDeadline:
@@ -147,5 +187,5 @@ func incoming(code string, payload []byte) error {
 	case CodeUnavailable:
 		return fmt.Errorf("%w: the handler could not reach what it needs", ErrUnavailable)
 	}
-	return &Error{Code: code, Message: string(payload)}
+	return &Error{Code: code, Message: clipText(string(payload))}
 }

@@ -3,6 +3,8 @@ package meshclient
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -32,10 +34,13 @@ type topic struct {
 	name  string
 	scope capability.Scope // publish:<topic>, what the sender must hold
 	fn    func(context.Context, *Event)
+	turn  sync.Mutex // held for each event: a rotation has two connections bring them
 }
 
 // Publish sends an event to whoever subscribes the topic now. It returns once
-// the message is on its way to the server; Flush waits until it is there.
+// the message is on its way to the server; Flush waits until it is there. While
+// the agent is away it waits for ctx, at most DefaultIdleTimeout where ctx has no
+// deadline.
 func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
 	start := m.cfg.clock()
 	at := placeOf(ctx)
@@ -58,7 +63,12 @@ func (m *Mesh) publish(ctx context.Context, name string, data []byte, at place, 
 	if err != nil {
 		return err
 	}
-	chain, err := m.ready(ctx, scope)
+	if err := ctx.Err(); err != nil {
+		return ended(ctx)
+	}
+	waiting, stop := patient(ctx, DefaultIdleTimeout)
+	defer stop()
+	chain, err := m.ready(waiting, scope)
 	if err != nil {
 		return err
 	}
@@ -114,20 +124,25 @@ func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event)) er
 	m.attaching.Lock()
 	defer m.attaching.Unlock()
 	m.mu.Lock()
-	if m.topics[name] != nil {
-		m.mu.Unlock()
+	if m.closing || m.topics[name] != nil {
+		defer m.mu.Unlock()
+		if m.closing {
+			return ErrClosed
+		}
 		return fmt.Errorf("%w: %s is subscribed already", ErrConfig, name)
 	}
 	m.topics[name] = t
 	m.mu.Unlock()
-	l := m.link.Load()
-	if err := l.attachTopic(t); err != nil {
-		return err
-	}
-	return l.flush()
+	return m.link.Load().place(func(l *link) error { return l.attachTopic(t) }, func() { delete(m.topics, name) })
 }
 
 func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
+	if !m.begin() {
+		return
+	}
+	defer m.end()
+	t.turn.Lock()
+	defer t.turn.Unlock()
 	start := m.cfg.clock()
 	came := m.recent.came(l, msg)
 	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
@@ -145,16 +160,32 @@ func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
 		return
 	}
 	f := v.Fields()
-	m.flight.Add(1)
-	m.atWork.Add(1)
-	defer func() { m.atWork.Add(-1); m.flight.Done() }()
-	t.fn(within(m.ctx, v), &Event{
-		From: f.From, Instance: v.Instance(), Topic: t.name, Data: v.Data(), ContentType: f.ContentType,
-		Correlation: f.Correlation, Nonce: f.Nonce, Sent: f.Time,
-	})
-	audit.Write(&m.log, audit.Record{
+	rec := audit.Record{
 		Kind: audit.Event, Verdict: audit.Accepted, Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent,
 		Sender: f.From, Instance: v.Instance(), Peer: m.info.Agent, Scope: t.name, Subject: msg.Subject, Chain: f.Token,
-		Payload: payloadDigest(msg.Data), Size: len(msg.Data), Duration: m.cfg.clock().Sub(start),
-	})
+		Payload: payloadDigest(msg.Data), Size: len(msg.Data), // before the application has it: it may change the bytes
+	}
+	m.atWork.Add(1)
+	if !m.hand(within(m.ctx, v), t, &Event{
+		From: f.From, Instance: v.Instance(), Topic: t.name, Data: v.Data(), ContentType: f.ContentType,
+		Correlation: f.Correlation, Nonce: f.Nonce, Sent: f.Time,
+	}) {
+		rec.Verdict, rec.Reason = audit.Failed, CodeInternal
+	}
+	m.atWork.Add(-1)
+	rec.Duration = m.cfg.clock().Sub(start)
+	audit.Write(&m.log, rec)
+}
+
+// hand runs the application's function. A panic in it is the matter of this event
+// alone: else whoever may publish could end every subscriber.
+func (m *Mesh) hand(ctx context.Context, t *topic, e *Event) (ok bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			m.log.Error().Str("topic", t.name).Bytes("stack", debug.Stack()).Msg("subscriber panicked")
+			ok = false
+		}
+	}()
+	t.fn(ctx, e)
+	return true
 }

@@ -78,17 +78,16 @@ func (m *Mesh) Handle(scope string, fn Handler, opts ...HandleOption) error {
 	m.attaching.Lock()
 	defer m.attaching.Unlock()
 	m.mu.Lock()
-	if m.handlers[s] != nil {
-		m.mu.Unlock()
+	if m.closing || m.handlers[s] != nil {
+		defer m.mu.Unlock()
+		if m.closing {
+			return ErrClosed
+		}
 		return fmt.Errorf("%w: %s is handled already", ErrConfig, s)
 	}
 	m.handlers[s] = h
 	m.mu.Unlock()
-	l := m.link.Load()
-	if err := l.attachHandler(h); err != nil {
-		return err
-	}
-	return l.flush()
+	return m.link.Load().place(func(l *link) error { return l.attachHandler(h) }, func() { delete(m.handlers, s) })
 }
 
 // notHeld gives a refusal for a missing right the command that grants it.
@@ -103,18 +102,21 @@ func (m *Mesh) notHeld(err error, flag string) error {
 func (m *Mesh) onRequest(h *handler, class subject.Class, msg *nats.Msg) {
 	// Waiting here holds back the subscription, not the process: the queue group
 	// has other members.
+	if !m.begin() {
+		return
+	}
 	select {
 	case h.slots <- struct{}{}:
 	case <-m.ctx.Done():
+		m.end()
 		return
 	}
-	m.flight.Add(1)
 	m.atWork.Add(1)
 	go func() {
 		defer func() {
 			m.atWork.Add(-1)
-			m.flight.Done()
 			<-h.slots
+			m.end()
 		}()
 		m.serve(h, class, msg)
 	}()
@@ -153,6 +155,12 @@ func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
 	}
 	if err := m.answer(h, v, answer); err != nil {
 		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, reasonOf(err), "reply: "+clipText(err.Error())
+		if len(answer.Data) > 0 {
+			// Too large for the server, for one: the caller should not wait for it.
+			if err := m.answer(h, v, gate.Answer{Err: CodeInternal}); err != nil {
+				m.log.Warn().Err(err).Msg("caller could not be told that its answer failed")
+			}
+		}
 	}
 	rec.Duration = m.cfg.clock().Sub(start)
 	audit.Write(&m.log, rec)
@@ -205,12 +213,8 @@ func (m *Mesh) answer(h *handler, v *envelope.Verified, a gate.Answer) error {
 	if err != nil {
 		return err
 	}
-	return m.conn().PublishMsg(reply)
-}
-
-func clipText(s string) string {
-	if len(s) > maxErrorText {
-		return s[:maxErrorText]
+	if err := m.conn().PublishMsg(reply); err != nil {
+		return unsent(err)
 	}
-	return s
+	return nil
 }

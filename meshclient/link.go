@@ -6,15 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
@@ -97,7 +96,13 @@ func (m *Mesh) dial(ctx context.Context) (*link, error) {
 		}()
 		return nil, ctx.Err()
 	}
+	// What comes in on the first connection may need it before this returns:
+	// anybody can send a note, and judging one reads the registry.
+	first := m.link.CompareAndSwap(nil, l)
 	if err := l.subscribeBase(); err != nil {
+		if first {
+			m.link.CompareAndSwap(l, nil)
+		}
 		l.close()
 		return nil, err
 	}
@@ -105,14 +110,9 @@ func (m *Mesh) dial(ctx context.Context) (*link, error) {
 }
 
 // clientTLS is asked for once a connection; nats.go clones it for each dial, and
-// the callbacks in it read the newest certificate.
-func (m *Mesh) clientTLS() *tls.Config {
-	host := ""
-	if u, err := url.Parse(m.info.NATS[0]); err == nil {
-		host = u.Hostname()
-	}
-	return m.tls.ClientTLS(host)
-}
+// the callbacks in it read the newest certificate. The name that a server must
+// prove is the one that is dialled: a cluster has several.
+func (m *Mesh) clientTLS() *tls.Config { return m.tls.ClientTLS("") }
 
 // presentation is the auth token of a connection: digests of the delegated
 // chains, never a secret.
@@ -210,6 +210,32 @@ func (l *link) attachTopic(t *topic) error {
 	return nil
 }
 
+// place subscribes one handler or topic. Where that fails it leaves nothing
+// behind, so that it can be tried again.
+func (l *link) place(attach func(*link) error, undo func()) error {
+	l.mu.Lock()
+	before := len(l.work)
+	l.mu.Unlock()
+	err := attach(l)
+	if err == nil {
+		err = l.flush()
+	}
+	if err == nil {
+		return nil
+	}
+	l.mu.Lock()
+	subs := slices.Clone(l.work[before:])
+	l.work = l.work[:before]
+	l.mu.Unlock()
+	for _, s := range subs {
+		s.Unsubscribe() //nolint:errcheck // the connection may be gone, and the subscription with it
+	}
+	l.mesh.mu.Lock()
+	undo()
+	l.mesh.mu.Unlock()
+	return err
+}
+
 func (l *link) addWork(sub *nats.Subscription) {
 	l.mu.Lock()
 	l.work = append(l.work, sub)
@@ -279,6 +305,7 @@ func (l *link) onDisconnect(_ *nats.Conn, err error) {
 	if m.link.Load() != l || m.isClosing() {
 		return
 	}
+	m.peers.Gap() // the feed went on meanwhile, and not all of it is repeated
 	if err == nil {
 		err = errors.New("connection closed by the server")
 	}
@@ -287,6 +314,7 @@ func (l *link) onDisconnect(_ *nats.Conn, err error) {
 
 func (l *link) onReconnect(*nats.Conn) {
 	if l.mesh.link.Load() == l {
+		l.mesh.peers.Gap()
 		l.mesh.poke("reconnected")
 	}
 }
@@ -306,7 +334,13 @@ func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	case errors.Is(err, nats.ErrPermissionViolation):
 		m.log.Warn().Err(err).Msg("the broker refused this by the grant")
 	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil:
+		if sub.Subject == m.space.FeedFilter() {
+			m.peers.Gap()
+		}
 		m.log.Warn().Str("subject", sub.Subject).Msg("messages were dropped: the handler is slower than its callers")
+		if sub.Subject == m.space.FeedFilter() {
+			m.peers.Gap()
+		}
 	default:
 		m.log.Warn().Err(err).Msg("connection error")
 	}
@@ -317,17 +351,11 @@ func isAuthError(err error) bool {
 		err != nil && strings.Contains(strings.ToLower(err.Error()), "authorization violation")
 }
 
-// presented returns the digests of the delegated chains to present, those that
-// end last first, as many as a connection may.
+// presented returns the digests of the delegated chains to present.
 func (m *Mesh) presented() []string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.cfg.clock()
-	var list []*capability.Chain
-	for _, c := range m.held {
-		if now.Before(c.Expires()) {
-			list = append(list, c)
-		}
+	var out []string
+	for _, c := range m.chosen() {
+		out = append(out, c.Digest())
 	}
-	return newest(list)
+	return out
 }

@@ -50,12 +50,14 @@ type Mesh struct {
 	held     map[string]*capability.Chain // delegated chains by digest
 	away     error                        // why the agent is away, or nil
 	closing  bool
+	ended    bool          // no message is taken any more
 	rotated  chan struct{} // closed and replaced whenever the link changed
 
 	recent    recent // what was taken while two links overlap
 	tended    tended
 	beats     *heartbeat.Sender // the tending goroutine's
-	flight    sync.WaitGroup    // handlers at work
+	flight    sync.WaitGroup    // messages at work; see begin
+	retiring  sync.WaitGroup    // old connections that still bring work; under attaching
 	atWork    atomic.Int64
 	rotations atomic.Int64 // how often the connection was replaced
 	unmatched atomic.Int64 // replies that nobody waited for
@@ -64,7 +66,35 @@ type Mesh struct {
 	ctx       context.Context
 	cancel    context.CancelFunc
 	tending   sync.WaitGroup
-	closed    chan struct{}
+	stopping  chan struct{} // closed when Close begins
+	closed    chan struct{} // closed when it is done
+	closeErr  error
+}
+
+// begin notes that a message is worked on, for Close to wait for; false says
+// that nothing is taken any more. Every begin that was true needs an end.
+func (m *Mesh) begin() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended {
+		return false
+	}
+	m.flight.Add(1)
+	return true
+}
+
+func (m *Mesh) end() { m.flight.Done() }
+
+// background runs f beside everything else, unless the Mesh is closing. It may
+// be called from anywhere, also from callbacks of a connection that is closing.
+func (m *Mesh) background(f func()) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return false
+	}
+	m.tending.Go(f)
+	return true
 }
 
 // ID returns the agent.
@@ -105,8 +135,14 @@ func (m *Mesh) setAway(err error) {
 	}
 }
 
-// conn returns the connection to send on.
-func (m *Mesh) conn() *nats.Conn { return m.link.Load().nc }
+// conn returns the connection to send on. Before there is one it returns nil, of
+// which every request fails.
+func (m *Mesh) conn() *nats.Conn {
+	if l := m.link.Load(); l != nil {
+		return l.nc
+	}
+	return nil
+}
 
 // Scopes returns the scopes that the agent holds now, own and delegated, sorted.
 func (m *Mesh) Scopes(ctx context.Context) ([]capability.Scope, error) {
@@ -145,26 +181,39 @@ func (m *Mesh) Run(ctx context.Context) error {
 
 // Close stops taking work, waits for handlers to finish (at most
 // DefaultCloseTimeout), leaves politely, closes the connection and waits for
-// every goroutine.
+// every goroutine. A handler that goes on after its context has ended is an
+// error, and is left behind. Close must not be called by a handler.
 func (m *Mesh) Close() error {
+	// Whatever is being put on a connection now is drained below, and nothing
+	// is put on one after.
+	m.attaching.Lock()
 	m.mu.Lock()
 	if m.closing {
 		m.mu.Unlock()
+		m.attaching.Unlock()
 		<-m.closed
-		return nil
+		return m.closeErr
 	}
 	m.closing = true
+	close(m.stopping)
 	m.mu.Unlock()
+	m.attaching.Unlock()
 	defer close(m.closed)
+	m.closeErr = m.shutdown()
+	return m.closeErr
+}
 
-	ctx, cancel := context.WithTimeout(context.Background(), DefaultCloseTimeout)
+func (m *Mesh) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.closeTimeout)
 	defer cancel()
-	l := m.link.Load()
-	l.drainWork(ctx)
+	m.link.Load().drainWork(ctx)
 	err := m.waitFlight(ctx)
 	m.cancel()
 	m.tending.Wait()
-	l = m.link.Load()
+	// Of this connection's own time: whoever is silent is taken for dead.
+	ctx, cancel = context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	l := m.link.Load()
 	if l.nc.IsConnected() {
 		if e := m.leave(ctx, l); e != nil {
 			m.log.Warn().Err(e).Msg("could not say goodbye")
@@ -192,16 +241,34 @@ func (m *Mesh) leave(ctx context.Context, l *link) error {
 	return l.nc.FlushTimeout(2 * time.Second)
 }
 
+// Times of the end.
+const (
+	leaveTimeout = 5 * time.Second
+	// lateGrace is what handlers get that did not end in time, once their
+	// context has told them.
+	lateGrace = time.Second
+)
+
+// waitFlight waits for what was taken, and takes nothing any more.
 func (m *Mesh) waitFlight(ctx context.Context) error {
 	done := make(chan struct{})
-	go func() { m.flight.Wait(); close(done) }()
+	go func() {
+		m.retiring.Wait() // what they bring was sent to this instance and to nobody else
+		m.mu.Lock()
+		m.ended = true
+		m.mu.Unlock()
+		m.flight.Wait()
+		close(done)
+	}()
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		// Handlers are told by their context; the goroutine above ends with them.
-		m.cancel()
-		<-done
-		return fmt.Errorf("meshclient: handlers were still at work after %s", DefaultCloseTimeout)
 	}
+	m.cancel() // tells them
+	select {
+	case <-done:
+	case <-time.After(lateGrace):
+	}
+	return fmt.Errorf("meshclient: handlers were still at work after %s", m.cfg.closeTimeout)
 }

@@ -34,6 +34,8 @@ type config struct {
 	clock   func() time.Time
 	onAway  func(error)
 	onGrant func()
+
+	closeTimeout time.Duration
 }
 
 // Option configures Connect.
@@ -88,6 +90,8 @@ func configure(opts []Option) (config, error) {
 		meshDir: os.Getenv("SEALMESH_MESH"),
 		log:     zerolog.New(os.Stderr).With().Timestamp().Logger(),
 		clock:   time.Now,
+
+		closeTimeout: DefaultCloseTimeout,
 	}
 	if c.meshDir == "" {
 		c.meshDir = "mesh"

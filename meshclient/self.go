@@ -75,16 +75,22 @@ func (m *Mesh) askWhy() {
 	if !m.asking.CompareAndSwap(false, true) {
 		return
 	}
-	m.tending.Go(func() {
+	if !m.background(func() {
 		defer m.asking.Store(false)
 		ctx, cancel := context.WithTimeout(m.ctx, selfTimeout)
 		defer cancel()
 		err := m.why(ctx)
-		if m.ctx.Err() == nil && !m.link.Load().nc.IsConnected() {
-			m.setAway(err)
-			m.announce()
+		if m.ctx.Err() != nil || m.link.Load().nc.IsConnected() {
+			return
 		}
-	})
+		m.setAway(err)
+		m.announce()
+		if m.link.Load().nc.IsConnected() {
+			m.poke("reconnected meanwhile") // what was just said is out of date
+		}
+	}) {
+		m.asking.Store(false)
+	}
 }
 
 // why asks the control plane for the agent's own status: *Denied where it is
@@ -95,7 +101,7 @@ func (m *Mesh) why(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: refused by the server, and the control plane does not say why: %w", ErrUnavailable, err)
 	}
-	if s.Reason == "" || s.Reason == denial.Internal || s.Reason == denial.Overloaded {
+	if s.Reason == "" || s.Reason == denial.Internal || transient(s.Reason) {
 		return fmt.Errorf("%w: refused by the server; the control plane sees no reason in the agent's record", ErrUnavailable)
 	}
 	return &Denied{Reason: s.Reason, Hint: s.Hint, ID: s.Denial}

@@ -2,6 +2,7 @@ package meshclient
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/heartbeat"
-	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
 )
 
@@ -32,10 +32,12 @@ func (m *Mesh) poke(why string) {
 // tended is what the tending goroutine knows. Connect fills it in before that
 // goroutine starts; after that nobody else touches it.
 type tended struct {
-	asked    bool      // the control plane told about the session
-	rotated  time.Time // when the connection was rotated last
-	replace  time.Time // when to rotate, before the user JWT ends; zero: not known
-	again    time.Time // when to look again
+	asked    bool            // the control plane told about the session
+	rotated  time.Time       // when the connection was rotated last
+	replace  time.Time       // when to rotate, before the user JWT ends; zero: not known
+	again    time.Time       // when to look again
+	tried    map[string]bool // chains for which a rotation was made
+	futile   int             // how many rotations in a row gave none of them
 	interval time.Duration
 	quiet    bool // the control plane wants no beats
 	beating  string
@@ -111,16 +113,30 @@ func (m *Mesh) due(ctx context.Context, l *link, roots []string) bool {
 	if !t.replace.IsZero() && !now.Before(t.replace) {
 		return true // the user JWT is about to end: that cannot wait
 	}
-	need := false
-	for _, d := range m.usable(ctx, roots) {
-		need = need || !l.covers(d)
-	}
 	t.again = time.Time{}
-	if wait := t.rotated.Add(rotateLeast); need && now.Before(wait) {
-		t.again = wait
+	open := slices.DeleteFunc(m.usable(ctx, roots), l.covers)
+	if len(open) == 0 {
+		t.tried, t.futile = nil, 0
 		return false
 	}
-	return need
+	// What the control plane did not count at the last connection, for whatever
+	// reason, is not asked for every few seconds.
+	wait := rotateLeast
+	if slices.ContainsFunc(open, func(d string) bool { return !t.tried[d] }) {
+		t.futile = 0
+	} else {
+		wait <<= min(t.futile, 6)
+	}
+	if at := t.rotated.Add(wait); now.Before(at) {
+		t.again = at
+		return false
+	}
+	t.futile++
+	t.tried = map[string]bool{}
+	for _, d := range open {
+		t.tried[d] = true
+	}
+	return true
 }
 
 // rotate replaces the connection without losing a message: the new one is
@@ -136,7 +152,17 @@ func (m *Mesh) rotate(ctx context.Context) {
 		m.notRotated(err)
 		return
 	}
+	roots, err := m.roots(ctx)
+	if err != nil {
+		m.log.Warn().Err(err).Msg("own record cannot be used")
+	}
 	m.attaching.Lock()
+	if m.isClosing() {
+		m.attaching.Unlock()
+		fresh.close()
+		m.recent.end()
+		return
+	}
 	if err := fresh.attach(); err != nil {
 		m.attaching.Unlock()
 		fresh.close()
@@ -144,15 +170,20 @@ func (m *Mesh) rotate(ctx context.Context) {
 		m.notRotated(err)
 		return
 	}
-	roots, err := m.roots(ctx)
-	if err != nil {
-		m.log.Warn().Err(err).Msg("own record cannot be used")
-	}
 	fresh.setCovered(append(slices.Clone(roots), m.presented()...))
+	m.retiring.Add(1)
 	m.link.Store(fresh)
 	m.attaching.Unlock()
 	m.tended.rotated, m.tended.replace = time.Now(), time.Time{}
-	m.setAway(nil)
+	if !old.nc.IsConnected() {
+		m.peers.Gap() // the feed went on without a listener
+	}
+	if fresh.nc.IsConnected() {
+		m.setAway(nil)
+	} else {
+		// It was lost before anybody listened to it; it comes back by itself.
+		m.setAway(fmt.Errorf("%w: connection lost while it was rotated", ErrUnavailable))
+	}
 	m.askSession(ctx, fresh)
 	m.announce()
 	m.tending.Go(func() {
@@ -177,13 +208,14 @@ func (m *Mesh) retire(old *link) {
 	wait := func(d time.Duration) {
 		select {
 		case <-time.After(d):
-		case <-m.ctx.Done():
+		case <-m.stopping: // Close drains everything, so nothing gets lost between two
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), DefaultCloseTimeout)
+	ctx, cancel := context.WithTimeout(m.ctx, DefaultCloseTimeout)
 	defer cancel()
 	wait(settle)
 	old.drainWork(ctx)
+	m.retiring.Done()
 	wait(settle)
 	old.drainBase(ctx)
 	old.close()
@@ -218,12 +250,14 @@ func (m *Mesh) askSession(ctx context.Context, l *link) {
 		l.setCovered(resp.Chains)
 	}
 	t := &m.tended
-	t.asked, t.interval, t.quiet, t.replace = true, time.Duration(resp.HeartbeatMS)*time.Millisecond, !resp.Watched, time.Time{}
+	t.asked = !resp.Expires.IsZero()
+	t.interval, t.quiet, t.replace = time.Duration(resp.HeartbeatMS)*time.Millisecond, !resp.Watched, time.Time{}
 	if left := time.Until(resp.Expires); !resp.Expires.IsZero() {
 		// At four fifths of what is left, so that a slow control plane costs
 		// nothing, and spread, so that a fleet does not come at once.
+		// A clock that is wrong must not make it rotate without a pause.
 		left = max(left, 0)
-		t.replace = time.Now().Add(left * 4 / 5).Add(-rand.N(left/20 + 1))
+		t.replace = time.Now().Add(max(left*4/5-rand.N(left/20+1), settle))
 	}
 	for _, digest := range resp.Held {
 		m.fetchHeld(ctx, digest)
@@ -258,18 +292,28 @@ func (m *Mesh) keep(ctx context.Context, c *capability.Chain) bool {
 	}
 	m.mu.Lock()
 	_, have := m.held[c.Digest()]
-	full := !have && len(m.held) >= limits.UploadedChains
-	if !full {
-		m.held[c.Digest()] = c
+	var drop *capability.Chain
+	if !have {
+		// Whoever may delegate anything could else fill memory and disk of
+		// everybody, or push out what others lent.
+		if drop = m.crowded(c); drop != c {
+			m.held[c.Digest()] = c
+		}
+		if drop != nil {
+			delete(m.held, drop.Digest())
+		}
 	}
 	m.mu.Unlock()
-	if full {
-		// Whoever may delegate anything could else fill memory and disk of
-		// everybody.
-		m.log.Warn().Str("chain", c.Digest()).Msg("delegation dropped: too many are held")
+	if drop != nil {
+		m.log.Warn().Str("chain", drop.Digest()).Str("delegator", delegator(drop).String()).Msg("delegation dropped: too many are held")
 	}
-	if have || full {
+	if have || drop == c {
 		return false
+	}
+	if drop != nil {
+		if err := m.dir.DropChain(drop.Digest()); err != nil {
+			m.log.Warn().Err(err).Msg("dropped chain could not be removed")
+		}
 	}
 	if err := m.dir.KeepChain(c.Text()); err != nil {
 		m.log.Warn().Err(err).Msg("delegated chain could not be kept on disk")

@@ -57,10 +57,12 @@ func (p *Plane) sendBeat(_ context.Context, b heartbeat.Beat) error {
 	return p.ctrl.PublishMsg(msg)
 }
 
-// gap tells the monitor that beats may have been missed on this side.
+// gap says that beats and documents of the feed may have been missed on this
+// side.
 func (p *Plane) gap() {
-	if p.monitor != nil {
+	if p.started.Load() {
 		p.monitor.Gap()
+		p.gate.Peers().Gap()
 	}
 }
 

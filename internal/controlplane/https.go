@@ -148,13 +148,7 @@ func (p *Plane) reply(w http.ResponseWriter, code int, v any) {
 func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, error) {
 	var c wire.SelfClaims
 	u, err := jws.Decode(string(body), wire.KindSelf, &c)
-	if err != nil {
-		return nil, err
-	}
-	if err := u.Verify(); err != nil {
-		return nil, err
-	}
-	if err := p.checkProof(c.IssuedAt); err != nil {
+	if err := p.proved(u, err, c.IssuedAt); err != nil {
 		return nil, err
 	}
 	if c.Audience != p.cfg.Mesh.Config.TrustDomain {
@@ -212,7 +206,15 @@ func (p *Plane) holder(ctx context.Context, id agentid.ID, key string) (*registr
 	return a, i, err
 }
 
-func (p *Plane) checkProof(issued int64) error {
+// proved checks a signed request that was just decoded: its signature, and that
+// it was made a moment ago.
+func (p *Plane) proved(u *jws.Unverified, err error, issued int64) error {
+	if err != nil {
+		return err
+	}
+	if err := u.Verify(); err != nil {
+		return err
+	}
 	age := p.clock().Sub(time.Unix(issued, 0))
 	if age > wire.ProofAge || -age > wire.ProofAge {
 		return denial.New(denial.Stale, "signed %s ago; check this host's clock", age.Truncate(time.Second))
@@ -228,13 +230,7 @@ func (p *Plane) serveEnroll(ctx context.Context, host string, body []byte) (any,
 	}
 	var c wire.EnrollClaims
 	u, err := jws.Decode(req.Proof, wire.KindEnroll, &c)
-	if err != nil {
-		return nil, err
-	}
-	if err := u.Verify(); err != nil {
-		return nil, err
-	}
-	if err := p.checkProof(c.IssuedAt); err != nil {
+	if err := p.proved(u, err, c.IssuedAt); err != nil {
 		return nil, err
 	}
 	if c.Join != registry.JoinHash(req.Secret) || c.CSR != jws.Digest(req.CSR) {

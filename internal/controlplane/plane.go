@@ -65,7 +65,8 @@ type Plane struct {
 	epochs  epochs         // of the ticks
 	servers servers        // known nats-servers
 	denials atomic.Uint64
-	cutting cutting // agents that an operation is cutting right now
+	started atomic.Bool // everything above is set and stays
+	cutting cutting     // agents that an operation is cutting right now
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -130,6 +131,7 @@ func (p *Plane) start(ctx context.Context) error {
 	if p.https, err = p.listen(); err != nil {
 		return err
 	}
+	p.started.Store(true)
 	p.log.Info().Str("url", p.URL()).Msg("control plane is up")
 	return nil
 }
@@ -177,7 +179,10 @@ func (p *Plane) connect(ctx context.Context, key nkeys.KeyPair, opts ...nats.Opt
 				p.gap()
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { p.log.Info().Msg("nats-server is back") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			p.log.Info().Msg("nats-server is back")
+			p.gap()
+		}),
 	}, opts...) {
 		if err := opt(&o); err != nil {
 			return nil, fmt.Errorf("controlplane: %w", err)

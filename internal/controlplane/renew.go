@@ -37,13 +37,7 @@ func (p *Plane) serveRenew(ctx context.Context, _ string, body []byte) (any, err
 	}
 	var c wire.RenewClaims
 	u, err := jws.Decode(req.Proof, wire.KindRenew, &c)
-	if err != nil {
-		return nil, err
-	}
-	if err := u.Verify(); err != nil {
-		return nil, err
-	}
-	if err := p.checkProof(c.IssuedAt); err != nil {
+	if err := p.proved(u, err, c.IssuedAt); err != nil {
 		return nil, err
 	}
 	if c.Audience != p.cfg.Mesh.Config.TrustDomain {

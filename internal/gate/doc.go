@@ -10,8 +10,13 @@
 //
 // [Peers] is what a gate knows of others. It believes signed records alone:
 // subjects, headers and markers are hints. It hears of changes by the feed and
-// reads a record from the stream's leader before it first relies on it and
-// whenever the feed is in doubt. When nothing was heard from the control plane
-// for longer than a grace, and a record cannot be read afresh, its agent is
-// refused.
+// reads a record from the stream's leader before it first relies on it, whenever
+// the feed is in doubt, and once in a grace in any case. Epochs and revisions
+// never go back. When nothing was heard from the control plane for longer than
+// the grace, and a record cannot be read afresh, its agent is refused.
+//
+// Reads are shared by all who wait for the same document. Those that a message
+// causes are charged to the sender for whom the broker vouches: nobody can use up
+// another's share. A read may outlive its caller by two seconds; there is nothing
+// to close.
 package gate

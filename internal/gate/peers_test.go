@@ -219,7 +219,7 @@ func TestTickListsHigherEpoch(t *testing.T) {
 
 func TestTicksGoForwardOnly(t *testing.T) {
 	w := newWorld(t)
-	a := w.enrol("writer", "read:logs")
+	w.enrol("writer", "read:logs")
 	first := w.beat()
 	w.peers.Observe(registry.TickKey, first)
 	w.clock.advance(10 * time.Second)
@@ -246,7 +246,6 @@ func TestTicksGoForwardOnly(t *testing.T) {
 	if got := w.peers.Silence(); got != time.Second {
 		t.Error("a tick of the incarnation before counted")
 	}
-	_ = a
 }
 
 // forgedTick is a tick of a far revision, signed by the key for tokens.

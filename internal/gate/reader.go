@@ -14,7 +14,7 @@ import (
 )
 
 // ReplayBucket is the shared store of used nonces, in the agents' account.
-const ReplayBucket = "MESH_REPLAY"
+const ReplayBucket = subject.ReplayBucket
 
 // readTimeout bounds one read of the registry, so that a receiver that cannot
 // reach it refuses in time for the sender to hear of it.
@@ -38,7 +38,7 @@ func AgentLeader(space subject.Space) func(string) string { return space.LeaderR
 
 // ControlLeader gives the leader reads of the account that owns the buckets.
 func ControlLeader(bucket string) string {
-	return "$JS.API.STREAM.MSG.GET." + subject.KVStream(bucket)
+	return subject.LeaderGet(bucket)
 }
 
 // Record reads a record from the leader.

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
@@ -130,7 +132,7 @@ func (w *world) connect(ctx context.Context, id string) *meshclient.Mesh {
 func (w *world) dial(ctx context.Context, id string) (*meshclient.Mesh, error) {
 	ctx, cancel := context.WithTimeout(ctx, process.Soon)
 	defer cancel()
-	return meshclient.Connect(ctx, meshclient.As(w.mesh.Agent(id)))
+	return meshclient.Connect(ctx, meshclient.As(w.mesh.Agent(id)), meshclient.Log(zerolog.Nop()))
 }
 
 // life leads one agent as far as kind says: 0 added, 1 suspended and resumed, 2
