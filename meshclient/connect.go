@@ -57,6 +57,22 @@ func Connect(ctx context.Context, opts ...Option) (*Mesh, error) {
 	return m, nil
 }
 
+// keyError says that the directory's key cannot be used. It quotes nothing of
+// the file.
+type keyError struct {
+	dir     *agentdir.Dir
+	problem string
+}
+
+func (e *keyError) Error() string {
+	return "meshclient: " + e.dir.File(agentdir.KeyFile) + " " + e.problem
+}
+
+// Hint says what helps.
+func (e *keyError) Hint() string {
+	return "put the file back as it was; else sealmesh agent join " + e.dir.Info.Agent.String() + " makes a join token for new keys in another directory"
+}
+
 func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 	info := dir.Info
 	seed, err := dir.Seed()
@@ -66,10 +82,10 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 	key, err := envelope.NewKey(seed)
 	clear(seed)
 	if err != nil {
-		return nil, fmt.Errorf("meshclient: %s holds no user nkey", dir.File(agentdir.KeyFile))
+		return nil, &keyError{dir, "holds no user nkey"}
 	}
 	if agentid.InstanceOf(key.PublicKey()) != info.Instance {
-		return nil, fmt.Errorf("meshclient: %s is not the key of instance %s/%s", dir.File(agentdir.KeyFile), info.Agent, info.Instance)
+		return nil, &keyError{dir, fmt.Sprintf("is not the key of instance %s/%s", info.Agent, info.Instance)}
 	}
 	source, err := dir.Source()
 	if err != nil {

@@ -58,6 +58,9 @@ func (a *app) openOrMake(c *cobra.Command, f *initFlags) (mesh *meshdir.Mesh, fr
 		return nil, false, err
 	}
 	if empty {
+		if err := checkFree(addresses(f, nil)); err != nil {
+			return nil, false, err
+		}
 		mesh, err = f.make(a)
 		return mesh, true, err
 	}
@@ -66,8 +69,10 @@ func (a *app) openOrMake(c *cobra.Command, f *initFlags) (mesh *meshdir.Mesh, fr
 			return nil, false, &usageError{fmt.Errorf("--%s is decided when a mesh is made, and %s exists", name, a.mesh), "change sealmesh.yaml in " + a.mesh}
 		}
 	}
-	mesh, err = meshdir.Load(a.mesh)
-	return mesh, false, err
+	if mesh, err = meshdir.Load(a.mesh); err != nil {
+		return nil, false, err
+	}
+	return mesh, false, checkFree(addresses(f, mesh))
 }
 
 func (a *app) up(ctx context.Context, mesh *meshdir.Mesh, fresh bool, listen string) error {
