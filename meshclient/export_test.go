@@ -1,4 +1,30 @@
 package meshclient
 
+import (
+	"time"
+
+	"github.com/sealmesh/sealmesh/agentid"
+)
+
 // Rotations counts how often the connection was replaced.
 func (m *Mesh) Rotations() int64 { return m.rotations.Load() }
+
+// SetCloseTimeout is what DefaultCloseTimeout is for every other Mesh.
+func (m *Mesh) SetCloseTimeout(d time.Duration) { m.cfg.closeTimeout = d }
+
+// Held returns who lent what is held, and how many chains each.
+func (m *Mesh) Held() map[agentid.ID]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[agentid.ID]int{}
+	for _, c := range m.held {
+		out[delegator(c)]++
+	}
+	return out
+}
+
+// Presented returns the digests that a connection made now would present.
+func (m *Mesh) Presented() []string { return m.presented() }
+
+// Incoming turns the error code and payload of a reply into an error.
+var Incoming = incoming

@@ -338,9 +338,6 @@ func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 			m.peers.Gap()
 		}
 		m.log.Warn().Str("subject", sub.Subject).Msg("messages were dropped: the handler is slower than its callers")
-		if sub.Subject == m.space.FeedFilter() {
-			m.peers.Gap()
-		}
 	default:
 		m.log.Warn().Err(err).Msg("connection error")
 	}

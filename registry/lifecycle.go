@@ -42,6 +42,9 @@ func (n *NewAgent) defaults() error {
 	if n.Kind == "" {
 		n.Kind = Service
 	}
+	if n.Heartbeat == "" && n.Stock {
+		n.Heartbeat = HeartbeatNone // a stock client sends no beats
+	}
 	if n.Heartbeat == "" {
 		n.Heartbeat = HeartbeatSession
 	}

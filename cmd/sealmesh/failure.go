@@ -65,9 +65,13 @@ type absent struct{ error }
 
 func (e *absent) Unwrap() error { return e.error }
 
-// outOfTime adds to an error that it came because ctx ended.
+// outOfTime adds to an error that it came because time was up, and replaces one
+// that came because of an interruption.
 func outOfTime(ctx context.Context, err error) error {
-	if end := ctx.Err(); end != nil && !errors.Is(err, end) {
+	switch end := ctx.Err(); {
+	case errors.Is(end, context.Canceled):
+		return end // what failed because of that is not what is wrong
+	case end != nil && !errors.Is(err, end):
 		return fmt.Errorf("%w: %w", err, end)
 	}
 	return err

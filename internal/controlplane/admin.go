@@ -91,12 +91,11 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 // cutAfter makes a change that takes authority away and returns when its effect
 // was seen.
 func (p *Plane) cutAfter(ctx context.Context, id agentid.ID, start time.Time, change func() (*registry.Agent, error)) (any, error) {
-	defer p.cutting.begin(id)()
-	a, err := change()
+	a, r, err := p.changeAndCut(ctx, id, change)
 	if err != nil {
 		return nil, err
 	}
-	return p.cutResult(ctx, a, start)
+	return cutResult(a, r, start), nil
 }
 
 func (p *Plane) add(ctx context.Context, by agentid.ID, req wire.AdminRequest) (any, error) {
@@ -110,6 +109,7 @@ func (p *Plane) add(ctx context.Context, by agentid.ID, req wire.AdminRequest) (
 	}
 	if req.New.Replace {
 		if _, err := p.cut(ctx, req.New.Agent); err != nil {
+			p.cutSoon(req.New.Agent)
 			return nil, err
 		}
 	}

@@ -74,7 +74,12 @@ func (a *admitter) chains(ctx context.Context, agent *registry.Agent, presented 
 	p := a.p
 	dir := comingBack{p.store.Directory(ctx), agent.Agent}
 	var out []*capability.Chain
+	seen := map[string]bool{}
 	for _, digest := range slices.Concat(agent.Tokens, presented) {
+		if seen[digest] {
+			continue
+		}
+		seen[digest] = true
 		c, err := p.store.Chain(ctx, digest)
 		if err == nil && c.Holder() != agent.Agent {
 			err = denial.New(denial.NotHolder, "chain is held by %q", c.Holder())
@@ -87,9 +92,7 @@ func (a *admitter) chains(ctx context.Context, agent *registry.Agent, presented 
 		}
 		switch {
 		case err == nil:
-			if !slices.ContainsFunc(out, func(o *capability.Chain) bool { return o.Digest() == digest }) {
-				out = append(out, c)
-			}
+			out = append(out, c)
 		case denial.Of(err) == "":
 			return nil, err // could not be read: refuse now, another try may succeed
 		default:
@@ -152,6 +155,9 @@ func (a *admitter) recheck(ctx context.Context, digests []string) error {
 		c, err := a.p.store.Chain(ctx, digest)
 		if err == nil {
 			err = c.Check(a.p.clock(), dir)
+		}
+		if err != nil && denial.Of(err) == "" {
+			return err // could not be read
 		}
 		if err != nil {
 			return denial.New(denial.EpochRaced, "chain ended while the connection was answered: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -93,7 +94,7 @@ func (p *Plane) onBeat(msg *nats.Msg) {
 // what the ticks have to say.
 func (p *Plane) watch() {
 	for p.ctx.Err() == nil {
-		w := watcher{p: p, agents: map[agentid.ID]*registry.Agent{}, instances: map[string]*registry.Instance{}}
+		w := watcher{p: p, agents: map[agentid.ID]*registry.Agent{}, instances: map[agentid.ID]map[agentid.Instance]*registry.Instance{}}
 		err := p.store.Watch(p.ctx, w.event)
 		if p.ctx.Err() != nil {
 			return
@@ -109,7 +110,7 @@ func (p *Plane) watch() {
 type watcher struct {
 	p         *Plane
 	agents    map[agentid.ID]*registry.Agent
-	instances map[string]*registry.Instance
+	instances map[agentid.ID]map[agentid.Instance]*registry.Instance
 }
 
 func (w *watcher) event(e registry.Event) error {
@@ -119,25 +120,33 @@ func (w *watcher) event(e registry.Event) error {
 		w.agents[e.Agent.Agent] = e.Agent
 		w.p.epochs.note(e.Agent, e.Current)
 		shrank := old != nil && (e.Agent.Epoch > old.Epoch || voidedMore(old, e.Agent))
-		if e.Current && shrank && !w.p.cutting.busy(e.Agent.Agent) {
-			w.p.wg.Go(func() { w.p.cutAndLog(e.Agent.Agent) })
+		if e.Current && shrank && !w.p.cutting.busy(e.Agent.Agent, e.Agent.Revision) {
+			w.p.cutSoon(e.Agent.Agent)
 		}
 		w.always(e.Agent)
-		w.each(e.Agent.Agent, w.observe)
+		for _, i := range w.instances[e.Agent.Agent] {
+			w.observe(i)
+		}
 	case e.Instance != nil:
-		key := registry.InstanceKey(e.Instance.Agent, e.Instance.Instance)
-		old := w.instances[key]
-		w.instances[key] = e.Instance
-		if e.Current && old != nil && e.Instance.Epoch > old.Epoch && !w.p.cutting.busy(e.Instance.Agent) {
-			w.p.wg.Go(func() { w.p.cutAndLog(e.Instance.Agent) })
+		all := w.instances[e.Instance.Agent]
+		if all == nil {
+			all = map[agentid.Instance]*registry.Instance{}
+			w.instances[e.Instance.Agent] = all
+		}
+		old := all[e.Instance.Instance]
+		all[e.Instance.Instance] = e.Instance
+		if e.Current && old != nil && e.Instance.Epoch > old.Epoch && !w.p.cutting.busy(e.Instance.Agent, 0) {
+			w.p.cutSoon(e.Instance.Agent)
 		}
 		w.observe(e.Instance)
 	default:
 		// Everything that was there is known now. What was cut while nobody
 		// watched, or was left half done by a replica that died, is cut here.
-		for id := range w.agents {
-			w.p.wg.Go(func() { w.p.cutAndLog(id) })
+		agents, instances := maps.Clone(w.agents), make(map[agentid.ID]map[agentid.Instance]*registry.Instance, len(w.instances))
+		for id, all := range w.instances {
+			instances[id] = maps.Clone(all)
 		}
+		w.p.wg.Go(func() { w.p.lookThrough(agents, instances) })
 	}
 	return nil
 }
@@ -146,14 +155,6 @@ func (w *watcher) event(e registry.Event) error {
 // list at the same time, so its length tells nothing.
 func voidedMore(old, now *registry.Agent) bool {
 	return slices.ContainsFunc(now.Voided, func(v registry.Void) bool { return !slices.Contains(old.Voided, v) })
-}
-
-func (w *watcher) each(id agentid.ID, f func(*registry.Instance)) {
-	for _, i := range w.instances {
-		if i.Agent == id {
-			f(i)
-		}
-	}
 }
 
 // always has an agent watched that must have a live instance, also while it has
@@ -208,7 +209,7 @@ func (v verdicts) Expire(ctx context.Context, id agentid.ID, inst agentid.Instan
 	}
 	if err == nil {
 		v.p.change(agentid.Control, id, inst, "expire", reason, nil)
-		v.p.cutAndLog(id)
+		v.p.cutSoon(id)
 	}
 	return err
 }

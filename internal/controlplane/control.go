@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,6 +21,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/registry"
 )
 
 const (
@@ -47,10 +49,17 @@ func (p *Plane) startControl() error {
 			case <-p.ctx.Done():
 				return
 			}
-			p.working.Go(func() {
-				defer func() { <-slots }()
+			if !p.working.begin() {
+				<-slots
+				return
+			}
+			go func() {
+				defer func() {
+					<-slots
+					p.working.end()
+				}()
 				p.serve(s.class, msg)
-			})
+			}()
 		})
 		if err != nil {
 			return fmt.Errorf("controlplane: %w", err)
@@ -77,6 +86,33 @@ func (p *Plane) drainCalls() {
 			return
 		}
 	}
+}
+
+// working counts what Close waits for. Callbacks may still come while it waits
+// where the connection is away and cannot be drained.
+type working struct {
+	mu    sync.Mutex
+	ended bool
+	wg    sync.WaitGroup
+}
+
+func (w *working) begin() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.ended {
+		w.wg.Add(1)
+	}
+	return !w.ended
+}
+
+func (w *working) end() { w.wg.Done() }
+
+// endWork takes nothing any more and waits for what is under way.
+func (p *Plane) endWork() {
+	p.working.mu.Lock()
+	p.working.ended = true
+	p.working.mu.Unlock()
+	p.working.wg.Wait()
 }
 
 // serve judges one call and answers it. What the caller wants is not looked at
@@ -110,7 +146,10 @@ func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
 		}
 		return
 	}
-	result, err := p.work(ctx, scope, v)
+	var result any
+	if err = p.current(ctx, scope, v); err == nil {
+		result, err = p.work(ctx, scope, v)
+	}
 	p.answer(v, result, err)
 	f := v.Fields()
 	rec := audit.Record{
@@ -122,6 +161,49 @@ func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
 		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Of(err), denial.Detail(err)
 	}
 	audit.Write(&p.log, rec)
+}
+
+// current refuses what the gate could not know of yet: whoever was cut a moment
+// ago changes nothing any more, whatever this replica has heard of it. It also
+// bounds what one instance asks: behind the signature, since the name in a
+// subject alone may be put there by others.
+func (p *Plane) current(ctx context.Context, scope capability.Scope, v *envelope.Verified) error {
+	from, inst := v.From(), v.Instance()
+	if scope.Verb() == "self" && !p.asks.allow(registry.InstanceKey(from, inst), costOf(scope), p.clock()) {
+		return denial.New(denial.RateLimited, "%s/%s asks too often", from, inst)
+	}
+	a, err := p.store.Agent(ctx, from)
+	if err != nil {
+		return err
+	}
+	i, err := p.store.Instance(ctx, from, inst)
+	if err != nil {
+		return err
+	}
+	if err := a.Status.Standing(); err != nil {
+		return denial.New(denial.Of(err), "agent %q is %s", from, a.Status)
+	}
+	if err := i.State.Standing(); err != nil {
+		return denial.New(denial.Of(err), "instance %s/%s is %s", from, inst, i.State)
+	}
+	if err := i.Belongs(a); err != nil {
+		return err
+	}
+	now := envelope.Epoch{Agent: a.Epoch, Instance: i.Epoch}
+	if e := v.Fields().Epoch; !e.Covers(now) {
+		return denial.New(denial.StaleEpoch, "epoch %s is over, %s is current", e, now)
+	}
+	return nil
+}
+
+func costOf(scope capability.Scope) int {
+	switch scope.String() {
+	case wire.SelfRenew:
+		return askCostRenew
+	case wire.SelfDelegationEnd:
+		return askCostEnd
+	}
+	return askCost
 }
 
 func (p *Plane) work(ctx context.Context, scope capability.Scope, v *envelope.Verified) (result any, err error) {
@@ -149,7 +231,8 @@ func decode(data []byte, into any) error {
 		if r := denial.Of(err); r != "" {
 			return err
 		}
-		return denial.New(denial.BadInput, "request does not parse: %s", strings.TrimPrefix(err.Error(), "json: "))
+		// A field's name is the sender's, and stands in the log.
+		return denial.New(denial.BadInput, "request does not parse: %.120s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if d.More() {
 		return denial.New(denial.BadInput, "something follows the request")
@@ -182,11 +265,22 @@ func (p *Plane) answer(v *envelope.Verified, result any, err error) {
 		}
 		a.Data = data
 	}
-	msg, err := p.speaker.Reply(v, a)
-	if err == nil {
-		err = p.ctrl.PublishMsg(msg)
-	}
-	if err != nil {
+	if err := p.send(v, a); err != nil {
 		p.log.Warn().Err(err).Msg("answer could not be sent")
+		if len(a.Data) == 0 {
+			return
+		}
+		// Too large for the server, for one: nobody should wait for it.
+		if err := p.send(v, gate.Answer{Err: "internal"}); err != nil {
+			p.log.Warn().Err(err).Msg("caller could not be told so")
+		}
 	}
+}
+
+func (p *Plane) send(v *envelope.Verified, a gate.Answer) error {
+	msg, err := p.speaker.Reply(v, a)
+	if err != nil {
+		return err
+	}
+	return p.ctrl.PublishMsg(msg)
 }

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,22 +28,30 @@ const (
 
 // cutReport is what a cut did.
 type cutReport struct {
+	mu          sync.Mutex
 	cut         int
-	delegates   []agentid.ID
-	unreachable []string
+	delegates   map[agentid.ID]bool
+	unreachable map[string]bool // servers
+	revision    uint64          // of the agent's record that was cut by
 }
+
+func (r *cutReport) servers() []string { return slices.Sorted(maps.Keys(r.unreachable)) }
 
 // cut closes every connection that no longer has the authority it was admitted
 // with: those of the agent under older epochs, and those of others whose grant
 // rested on what the agent delegated. It changes no record, so it can be
 // repeated at any time by anybody; whoever is entitled to a connection gets a new
 // one.
-func (p *Plane) cut(ctx context.Context, id agentid.ID) (cutReport, error) {
-	var r cutReport
+//
+// Its own connections come first: how long the rest takes depends on how many
+// sessions others have.
+func (p *Plane) cut(ctx context.Context, id agentid.ID) (*cutReport, error) {
+	r := &cutReport{delegates: map[agentid.ID]bool{}, unreachable: map[string]bool{}}
 	agent, err := p.store.Agent(ctx, id)
 	if err != nil {
 		return r, err
 	}
+	r.revision = agent.Revision
 	list, err := p.store.Instances(ctx, id)
 	if err != nil {
 		return r, err
@@ -51,60 +60,81 @@ func (p *Plane) cut(ctx context.Context, id agentid.ID) (cutReport, error) {
 	for _, i := range list {
 		instances[i.Instance] = i
 	}
-	sessions, err := p.store.Sessions(ctx, agentid.ID{})
+	entitled, stale, err := p.ownSessions(ctx, agent, instances)
 	if err != nil {
 		return r, err
 	}
-	entitled := map[connection]bool{}
-	delegates := map[agentid.ID]bool{}
-	for _, s := range sessions {
-		switch {
-		case s.Agent == id:
-			if i := instances[s.Instance]; i != nil && agent.Status.Standing() == nil && i.State.Standing() == nil && !s.Older(agent.Epoch, i.Epoch) {
-				entitled[connection{s.ServerID, s.ClientID}] = true
-				continue
-			}
-		case slices.Contains(s.Via, id) && (&admitter{p}).recheck(ctx, s.Chains) != nil:
-			delegates[s.Agent] = true
-		default:
-			continue
-		}
-		p.closeSession(ctx, s, &r)
-	}
-	r.delegates = slices.SortedFunc(maps.Keys(delegates), func(a, b agentid.ID) int {
-		if a.String() < b.String() {
-			return -1
-		}
-		return 1
-	})
+	p.closeAll(ctx, stale, r)
 	// What the index does not know the servers do.
-	found, silent, err := p.connections(ctx, id)
+	found, err := p.connections(ctx, id, r)
 	if err != nil {
 		return r, err
 	}
-	r.unreachable = append(r.unreachable, silent...)
+	var unknown []target
 	for _, c := range found {
-		if !entitled[c] {
-			if err := p.kick(ctx, c); err != nil {
-				r.unreachable = append(r.unreachable, c.server)
-				continue
-			}
-			r.cut++
+		if !entitled[c.connection] {
+			unknown = append(unknown, c)
 		}
 	}
-	return r, nil
+	if len(unknown) > 0 {
+		// Whoever is entitled may have come back since the index was read.
+		if entitled, _, err = p.ownSessions(ctx, agent, instances); err != nil {
+			return r, err
+		}
+		unknown = slices.DeleteFunc(unknown, func(c target) bool { return entitled[c.connection] })
+		p.closeAll(ctx, unknown, r)
+	}
+	return r, p.cutDelegates(ctx, id, r)
 }
 
-func (p *Plane) closeSession(ctx context.Context, s registry.Session, r *cutReport) {
-	if err := p.kick(ctx, connection{s.ServerID, s.ClientID}); err != nil {
-		r.unreachable = append(r.unreachable, s.ServerID)
-		p.log.Error().Err(err).Str("agent", s.Agent.String()).Str("server_id", s.ServerID).Msg("connection could not be cut")
-		return
+// ownSessions tells the agent's sessions that it is entitled to from the others.
+func (p *Plane) ownSessions(ctx context.Context, agent *registry.Agent, instances map[agentid.Instance]*registry.Instance) (map[connection]bool, []target, error) {
+	sessions, err := p.store.Sessions(ctx, agent.Agent)
+	if err != nil {
+		return nil, nil, err
 	}
-	r.cut++
-	if err := p.store.DropSession(ctx, s); err != nil {
-		p.log.Warn().Err(err).Msg("session of a cut connection stays listed")
+	entitled := map[connection]bool{}
+	var stale []target
+	for _, s := range sessions {
+		c := connection{s.ServerID, s.ClientID}
+		if stands(&s, agent, instances[s.Instance]) {
+			entitled[c] = true
+		} else {
+			stale = append(stale, target{connection: c, agent: s.Agent, session: &s})
+		}
 	}
+	return entitled, stale, nil
+}
+
+// stands reports whether a session was admitted by records that still say so.
+func stands(s *registry.Session, a *registry.Agent, i *registry.Instance) bool {
+	return a != nil && i != nil && a.Status.Standing() == nil && i.State.Standing() == nil && !s.Older(a.Epoch, i.Epoch)
+}
+
+// cutDelegates closes the connections of others that rested on what the agent
+// delegated.
+func (p *Plane) cutDelegates(ctx context.Context, id agentid.ID, r *cutReport) error {
+	sessions, err := p.store.Sessions(ctx, agentid.ID{})
+	if err != nil {
+		return err
+	}
+	var lost []target
+	var failed error
+	for _, s := range sessions {
+		if s.Agent == id || !slices.Contains(s.Via, id) {
+			continue
+		}
+		switch err := (&admitter{p}).recheck(ctx, s.Chains); {
+		case err == nil:
+		case denial.Of(err) == "":
+			failed = err // not known is not ended
+		default:
+			r.delegates[s.Agent] = true
+			lost = append(lost, target{connection: connection{s.ServerID, s.ClientID}, agent: s.Agent, session: &s})
+		}
+	}
+	p.closeAll(ctx, lost, r)
+	return failed
 }
 
 // connection names one client connection in the cluster.
@@ -113,59 +143,188 @@ type connection struct {
 	client uint64
 }
 
-// kick closes one connection. A connection that is not there is a success.
-func (p *Plane) kick(ctx context.Context, c connection) error {
+// target is a connection to be closed.
+type target struct {
+	connection
+	agent   agentid.ID
+	session *registry.Session // nil where the index does not have it
+}
+
+// kicks is how many connections are closed at the same time.
+const kicks = 16
+
+// closeAll closes connections. A server that does not answer is not waited for
+// again and again: whoever had many connections there would hold off the others'
+// end.
+func (p *Plane) closeAll(ctx context.Context, list []target, r *cutReport) {
+	next := make(chan target)
+	var wg sync.WaitGroup
+	for range min(kicks, len(list)) {
+		wg.Go(func() {
+			for t := range next {
+				p.closeOne(ctx, t, r)
+			}
+		})
+	}
+	for _, t := range list {
+		next <- t
+	}
+	close(next)
+	wg.Wait()
+}
+
+func (p *Plane) closeOne(ctx context.Context, t target, r *cutReport) {
+	r.mu.Lock()
+	silent := r.unreachable[t.server]
+	r.mu.Unlock()
+	if silent {
+		return
+	}
+	was, err := p.kick(ctx, t.connection)
+	r.mu.Lock()
+	switch {
+	case err != nil:
+		r.unreachable[t.server] = true
+	case was:
+		r.cut++
+	}
+	r.mu.Unlock()
+	if err != nil {
+		p.log.Error().Err(err).Str("agent", t.agent.String()).Str("server_id", t.server).Msg("connection could not be cut")
+		return
+	}
+	if t.session == nil {
+		return
+	}
+	if err := p.store.DropSession(ctx, *t.session); err != nil {
+		p.log.Warn().Err(err).Msg("session of a cut connection stays listed")
+	}
+}
+
+// kick closes one connection and reports whether it was there. Only the server's
+// own word, or that nobody has heard of the server for long, says that it is
+// gone: silence proves nothing.
+func (p *Plane) kick(ctx context.Context, c connection) (was bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, kickTimeout)
 	defer cancel()
 	body := fmt.Appendf(nil, `{"cid":%d}`, c.client)
 	m, err := p.sys.RequestWithContext(ctx, "$SYS.REQ.SERVER."+c.server+".KICK", body)
+	if errors.Is(err, nats.ErrNoResponders) && !p.servers.known(c.server) {
+		return false, nil // a server that is gone has no connections
+	}
 	if err != nil {
-		if !p.servers.known(c.server) {
-			return nil // a server that is gone has no connections
-		}
-		return fmt.Errorf("controlplane: kick at %s: %w", c.server, err)
+		return false, fmt.Errorf("controlplane: kick at %s: %w", c.server, err)
 	}
-	var resp struct {
-		Error *struct {
-			Text string `json:"description"`
-		} `json:"error"`
+	if was, err = parseKick(m.Data, c.server); err != nil {
+		return false, fmt.Errorf("controlplane: kick at %s: %w", c.server, err)
 	}
-	if err := json.Unmarshal(m.Data, &resp); err != nil {
-		return fmt.Errorf("controlplane: kick at %s: %w", c.server, err)
-	}
-	return nil // an error says that there is no such client
+	return was, nil
 }
 
-// connections asks every server for the agent's connections. It returns those,
-// and the known servers that did not answer.
-func (p *Plane) connections(ctx context.Context, id agentid.ID) ([]connection, []string, error) {
-	body, err := json.Marshal(map[string]any{"auth": true, "user": id.String(), "acc": natsconf.Mesh, "limit": 4096})
-	if err != nil {
-		return nil, nil, err
+// noSuchClient is how a server says that a connection is not there.
+const noSuchClient = "no such client or leafnode id"
+
+func parseKick(data []byte, server string) (was bool, err error) {
+	a, err := parseAnswer(data)
+	switch {
+	case err != nil:
+		return false, err
+	case a.Server.ID != server:
+		return false, errors.New("another server answered")
+	case a.Error == nil:
+		return true, nil
+	case a.Error.Text == noSuchClient:
+		return false, nil
 	}
-	var found []connection
-	silent, err := p.ping(ctx, "$SYS.REQ.SERVER.PING.CONNZ", body, func(server string, data json.RawMessage) {
-		var z struct {
-			Connections []struct {
-				ID   uint64 `json:"cid"`
-				User string `json:"authorized_user"`
-			} `json:"connections"`
+	return false, fmt.Errorf("refused: %.200q", a.Error.Text)
+}
+
+// answer is what a server says to a request of the system account.
+type answer struct {
+	ID     string `json:"id"` // of the answer to IDZ, which is nothing but a server
+	Server struct {
+		ID string `json:"id"`
+	} `json:"server"`
+	Data  json.RawMessage `json:"data"`
+	Error *struct {
+		Text string `json:"description"`
+	} `json:"error"`
+}
+
+func parseAnswer(data []byte) (a answer, err error) {
+	if err := json.Unmarshal(data, &a); err != nil {
+		return a, fmt.Errorf("answer does not parse: %w", err)
+	}
+	if a.Server.ID == "" {
+		a.Server.ID = a.ID
+	}
+	if a.Server.ID == "" {
+		return a, errors.New("answer names no server")
+	}
+	return a, nil
+}
+
+// listedAtOnce is how many connections a server lists at a time.
+const listedAtOnce = 1024
+
+// connections asks every server for the agent's connections, or for those of all
+// agents where id is zero. Known servers that did not answer, or not so that it
+// can be read, are noted as unreachable.
+func (p *Plane) connections(ctx context.Context, id agentid.ID, r *cutReport) ([]target, error) {
+	var found []target
+	for offset, more := 0, true; more; offset += p.page {
+		ask := map[string]any{"auth": true, "acc": natsconf.Mesh, "limit": p.page, "offset": offset}
+		if !id.IsZero() {
+			ask["user"] = id.String()
 		}
-		if json.Unmarshal(data, &z) != nil {
-			return
+		body, err := json.Marshal(ask)
+		if err != nil {
+			return nil, err
 		}
-		for _, c := range z.Connections {
-			if c.User == id.String() {
-				found = append(found, connection{server, c.ID})
-			}
+		more = false
+		silent, err := p.ping(ctx, "$SYS.REQ.SERVER.PING.CONNZ", body, func(server string, data json.RawMessage) error {
+			list, n, err := parseConnections(server, data, id)
+			found, more = append(found, list...), more || n == p.page
+			return err
+		})
+		for _, s := range silent {
+			r.unreachable[s] = true
 		}
-	})
-	return found, silent, err
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// parseConnections reads one server's list and returns what of it is the agent's,
+// or any agent's where id is zero, and how many were listed.
+func parseConnections(server string, data json.RawMessage, id agentid.ID) (list []target, listed int, err error) {
+	var z struct {
+		Connections *[]struct {
+			ID   uint64 `json:"cid"`
+			User string `json:"authorized_user"`
+		} `json:"connections"`
+	}
+	if err := json.Unmarshal(data, &z); err != nil {
+		return nil, 0, fmt.Errorf("connections of %s: %w", server, err)
+	}
+	if z.Connections == nil {
+		return nil, 0, fmt.Errorf("connections of %s: none listed", server)
+	}
+	for _, c := range *z.Connections {
+		agent, err := agentid.Parse(c.User)
+		if err == nil && (id.IsZero() || agent == id) {
+			list = append(list, target{connection: connection{server, c.ID}, agent: agent})
+		}
+	}
+	return list, len(*z.Connections), nil
 }
 
 // ping asks all servers and returns when every known one has answered, or after
-// a while.
-func (p *Plane) ping(ctx context.Context, subj string, body []byte, each func(server string, data json.RawMessage)) (silent []string, err error) {
+// a while. At least one must answer, else nothing was learned; one whose answer
+// cannot be used has not answered.
+func (p *Plane) ping(ctx context.Context, subj string, body []byte, each func(server string, data json.RawMessage) error) (silent []string, err error) {
 	sub, err := p.sys.SubscribeSync(p.sys.NewInbox())
 	if err != nil {
 		return nil, fmt.Errorf("controlplane: %w", err)
@@ -177,31 +336,38 @@ func (p *Plane) ping(ctx context.Context, subj string, body []byte, each func(se
 	missing := p.servers.all()
 	ctx, cancel := context.WithTimeout(ctx, kickTimeout)
 	defer cancel()
-	for {
+	for heard := 0; ; {
 		wait, stop := ctx, context.CancelFunc(func() {})
-		if len(missing) == 0 {
+		if len(missing) == 0 && heard > 0 {
 			// A server that nobody has met yet may still answer.
 			wait, stop = context.WithTimeout(ctx, p.servers.grace())
 		}
 		m, err := sub.NextMsgWithContext(wait)
 		stop()
+		if err != nil && heard == 0 {
+			return slices.Sorted(maps.Keys(missing)), fmt.Errorf("controlplane: no server answered %s: %w", subj, err)
+		}
 		if err != nil {
-			break
+			return slices.Sorted(maps.Keys(missing)), nil
 		}
-		var a struct {
-			Server struct {
-				ID string `json:"id"`
-			} `json:"server"`
-			Data json.RawMessage `json:"data"`
-		}
-		if json.Unmarshal(m.Data, &a) != nil || a.Server.ID == "" {
+		a, err := parseAnswer(m.Data)
+		if err != nil {
+			p.log.Warn().Err(err).Str("subject", subj).Msg("answer of a server refused")
 			continue
 		}
+		heard++
 		p.servers.add(a.Server.ID)
 		delete(missing, a.Server.ID)
-		each(a.Server.ID, a.Data)
+		if a.Error != nil {
+			err = fmt.Errorf("refused: %.200q", a.Error.Text)
+		} else {
+			err = each(a.Server.ID, a.Data)
+		}
+		if err != nil {
+			p.log.Warn().Err(err).Str("server_id", a.Server.ID).Msg("answer of a server refused")
+			missing[a.Server.ID] = true
+		}
 	}
-	return slices.Sorted(maps.Keys(missing)), nil
 }
 
 // servers are the nats-servers that were heard of. One that stays silent is
@@ -264,6 +430,7 @@ func (p *Plane) startSystem(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("controlplane: %w", err)
 	}
+	p.wg.Go(p.tidy)
 	p.wg.Go(func() {
 		tick := time.NewTicker(serversEvery)
 		defer tick.Stop()
@@ -285,88 +452,11 @@ func (p *Plane) meetServers(ctx context.Context) error {
 	p.servers.mu.Lock()
 	p.servers.full = time.Time{}
 	p.servers.mu.Unlock()
-	_, err := p.ping(ctx, "$SYS.REQ.SERVER.PING.IDZ", nil, func(string, json.RawMessage) {})
+	_, err := p.ping(ctx, "$SYS.REQ.SERVER.PING.IDZ", nil, func(string, json.RawMessage) error { return nil })
 	if err == nil {
 		p.servers.mu.Lock()
 		p.servers.full = time.Now()
 		p.servers.mu.Unlock()
 	}
 	return err
-}
-
-// onDisconnect forgets the session of a connection that ended.
-func (p *Plane) onDisconnect(m *nats.Msg) {
-	var e struct {
-		Server struct {
-			ID string `json:"id"`
-		} `json:"server"`
-		Client struct {
-			ID   uint64 `json:"id"`
-			User string `json:"user"`
-		} `json:"client"`
-	}
-	if json.Unmarshal(m.Data, &e) != nil {
-		return
-	}
-	id, err := agentid.Parse(e.Client.User)
-	if err != nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(p.ctx, kickTimeout)
-	defer cancel()
-	sessions, err := p.store.Sessions(ctx, id)
-	if err != nil {
-		p.log.Debug().Err(err).Msg("sessions cannot be read")
-		return
-	}
-	for _, s := range sessions {
-		if s.ServerID == e.Server.ID && s.ClientID == e.Client.ID {
-			if err := p.store.DropSession(ctx, s); err != nil {
-				p.log.Debug().Err(err).Msg("session stays listed")
-			}
-		}
-	}
-}
-
-// cutting counts the operations that are about to cut an agent themselves, so
-// that the watcher, which sees the record change as well, leaves it to them.
-type cutting struct {
-	mu     sync.Mutex
-	agents map[agentid.ID]int
-}
-
-func (c *cutting) begin(id agentid.ID) (end func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.agents == nil {
-		c.agents = map[agentid.ID]int{}
-	}
-	c.agents[id]++
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.agents[id]--; c.agents[id] == 0 {
-			delete(c.agents, id)
-		}
-	}
-}
-
-func (c *cutting) busy(id agentid.ID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.agents[id] > 0
-}
-
-// cutAndLog is the cut that nobody waits for.
-func (p *Plane) cutAndLog(id agentid.ID) {
-	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
-	defer cancel()
-	r, err := p.cut(ctx, id)
-	switch {
-	case p.ctx.Err() != nil || denial.Of(err) == denial.UnlistedAgent:
-	case err != nil:
-		p.log.Error().Err(err).Str("agent", id.String()).Msg("connections could not be cut")
-	case r.cut > 0 || len(r.unreachable) > 0:
-		p.log.Info().Str("agent", id.String()).Int("cut", r.cut).Strs("unreachable", r.unreachable).Msg("connections cut")
-	}
 }

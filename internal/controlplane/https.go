@@ -12,10 +12,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"crypto/tls"
 
@@ -64,11 +61,11 @@ func (p *Plane) listen() (*endpoint, error) {
 		}
 		e.url = "https://" + net.JoinHostPort(host, port)
 	}
-	limit := newLimiter()
+	limit := newLimiter(sourceRate, sourceBurst)
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+wire.PathSelf, limit.wrap(p.handle(p.serveSelf)))
-	mux.HandleFunc("POST "+wire.PathEnroll, limit.wrap(p.handle(p.serveEnroll)))
-	mux.HandleFunc("POST "+wire.PathRenew, limit.wrap(p.handle(p.serveRenew)))
+	mux.HandleFunc("POST "+wire.PathSelf, bounded(limit, p.handle(p.serveSelf)))
+	mux.HandleFunc("POST "+wire.PathEnroll, bounded(limit, p.handle(p.serveEnroll)))
+	mux.HandleFunc("POST "+wire.PathRenew, bounded(limit, p.handle(p.serveRenew)))
 	mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
 		if !p.ctrl.IsConnected() || !p.sys.IsConnected() {
 			http.Error(w, "nats-server cannot be reached", http.StatusServiceUnavailable)
@@ -84,7 +81,7 @@ func (p *Plane) listen() (*endpoint, error) {
 	}
 	go func() {
 		defer close(e.done)
-		if err := e.server.Serve(tls.NewListener(l, e.server.TLSConfig)); !errors.Is(err, http.ErrServerClosed) {
+		if err := e.server.Serve(tls.NewListener(newDoor(l), e.server.TLSConfig)); !errors.Is(err, http.ErrServerClosed) {
 			p.log.Error().Err(err).Msg("HTTPS endpoint ended")
 		}
 	}()
@@ -103,6 +100,12 @@ func (e *endpoint) close() {
 // handle reads a bounded body, and writes the answer or the refusal as JSON.
 func (p *Plane) handle(f func(ctx context.Context, host string, body []byte) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil {
+				p.log.Error().Str("path", r.URL.Path).Bytes("stack", debug.Stack()).Msg("control plane panicked")
+				p.reply(w, http.StatusServiceUnavailable, wire.Failure{Reason: denial.Internal})
+			}
+		}()
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limits.HTTPBody))
 		if err != nil {
 			p.reply(w, http.StatusRequestEntityTooLarge, wire.Failure{Reason: denial.TooLarge})
@@ -142,6 +145,10 @@ func (p *Plane) reply(w http.ResponseWriter, code int, v any) {
 	w.Write(b) //nolint:errcheck // the client may be gone
 }
 
+// denialFor is how long the last refusal of a key explains why it is not
+// connected.
+const denialFor = 2 * time.Minute
+
 // serveSelf tells the holder of a key what the mesh thinks of it, and nobody
 // else anything: whoever cannot sign with the key, or whose key is unknown,
 // learns the same.
@@ -163,8 +170,11 @@ func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, erro
 		Schema: wire.SelfSchema, Agent: c.Agent, Instance: inst, Status: string(a.Status), State: string(i.State),
 		Epoch: envelope.Epoch{Agent: a.Epoch, Instance: i.Epoch}.String(),
 	}
+	// One of long ago says nothing about now: the agent may have been let in by
+	// another replica since.
 	d, denied := p.callout.LastDenial(c.Issuer)
-	if denied && d.Proved {
+	denied = denied && d.Proved && p.clock().Sub(d.Time) < denialFor
+	if denied {
 		s.Denial = d.ID
 	}
 	switch {
@@ -172,7 +182,7 @@ func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, erro
 		s.Reason = denial.Of(a.Status.Standing())
 	case i.State.Standing() != nil && i.State != registry.InstanceExpired:
 		s.Reason = denial.Of(i.State.Standing())
-	case denied && d.Proved:
+	case denied:
 		s.Reason = d.Reason
 	}
 	s.Hint = denial.Hint(s.Reason)
@@ -263,43 +273,4 @@ func (p *Plane) serveEnroll(ctx context.Context, host string, body []byte) (any,
 		NATS: mesh.Config.NATS.URLs, Roots: mesh.Roots(), SigningKeys: p.store.Ring().Certificates(),
 		Passport: i.Passport, Certificate: string(chain), CA: string(p.infra.Roots()),
 	}, nil
-}
-
-// limiter bounds the requests of one source address.
-type limiter struct {
-	mu      sync.Mutex
-	sources map[string]*rate.Limiter
-}
-
-const (
-	sourceRate  = 20 // requests a second
-	sourceBurst = 60
-	sourcesMost = 4096
-)
-
-func newLimiter() *limiter { return &limiter{sources: map[string]*rate.Limiter{}} }
-
-func (l *limiter) wrap(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if err != nil {
-			host = r.RemoteAddr
-		}
-		l.mu.Lock()
-		s := l.sources[host]
-		if s == nil {
-			if len(l.sources) >= sourcesMost {
-				clear(l.sources)
-			}
-			s = rate.NewLimiter(sourceRate, sourceBurst)
-			l.sources[host] = s
-		}
-		ok := s.Allow()
-		l.mu.Unlock()
-		if !ok {
-			http.Error(w, `{"reason":"`+string(denial.RateLimited)+`"}`, http.StatusTooManyRequests)
-			return
-		}
-		next(w, r)
-	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,12 +60,17 @@ type Plane struct {
 	pulse   *heartbeat.Sender
 	https   *endpoint
 	calls   []*nats.Subscription
-	working sync.WaitGroup // calls being worked on
-	epochs  epochs         // of the ticks
-	servers servers        // known nats-servers
+	feed    *nats.Subscription
+	seam    func(authcallout.Registry) authcallout.Registry
+	page    int     // connections that a server lists at a time
+	working working // calls being worked on
+	epochs  epochs  // of the ticks
+	servers servers // known nats-servers
 	denials atomic.Uint64
+	asks    *limiter    // of instances about themselves
 	started atomic.Bool // everything above is set and stays
-	cutting cutting     // agents that an operation is cutting right now
+	cutting *cutting    // who is being cut
+	ended   *ended      // connections whose sessions are to be forgotten
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -77,7 +81,12 @@ type Plane struct {
 // Start brings the control plane up against the nats-server of the mesh
 // directory. It waits for that server until ctx ends.
 func Start(ctx context.Context, cfg Config) (*Plane, error) {
-	p := &Plane{cfg: cfg, log: cfg.Log, clock: time.Now}
+	return start(ctx, cfg, func(r authcallout.Registry) authcallout.Registry { return r })
+}
+
+// start is Start with what stands between the callout and the registry.
+func start(ctx context.Context, cfg Config, seam func(authcallout.Registry) authcallout.Registry) (*Plane, error) {
+	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), asks: newLimiter(askRate, askBurst)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if err := p.start(ctx); err != nil {
 		p.shutdown()
@@ -161,17 +170,16 @@ func (p *Plane) connect(ctx context.Context, key nkeys.KeyPair, opts ...nats.Opt
 		return nil, fmt.Errorf("controlplane: %w", err)
 	}
 	urls := p.cfg.Mesh.Config.NATS.URLs
-	host := ""
-	if u, err := url.Parse(urls[0]); err == nil {
-		host = u.Hostname()
-	}
 	o := nats.GetDefaultOptions()
 	o.Servers = urls
 	for _, opt := range append([]nats.Option{
-		nats.Nkey(pub, key.Sign), nats.Secure(p.source.ClientTLS(host)), nats.Timeout(connectWait),
+		nats.Nkey(pub, key.Sign), nats.Secure(p.source.ClientTLS("")), nats.Timeout(connectWait),
 		nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond), nats.IgnoreAuthErrorAbort(),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			p.log.Warn().Err(err).Msg("connection error")
+			if errors.Is(err, nats.ErrSlowConsumer) {
+				p.gap()
+			}
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if p.ctx.Err() == nil {
@@ -301,7 +309,7 @@ func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
 		return err
 	}
 	prefix := p.space.FeedAgents() + "."
-	if _, err := p.ctrl.Subscribe(p.space.FeedAgents()+".>", func(m *nats.Msg) {
+	if p.feed, err = p.ctrl.Subscribe(p.space.FeedAgents()+".>", func(m *nats.Msg) {
 		peers.Observe(m.Subject[len(prefix):], string(m.Data))
 	}); err != nil {
 		return fmt.Errorf("controlplane: %w", err)
@@ -350,7 +358,7 @@ func (p *Plane) startCallout() error {
 	p.callout, err = authcallout.Start(authcallout.Config{
 		Conn: p.ctrl, Issuer: issuer, XKey: xkey, Account: natsconf.Mesh, Space: p.space,
 		TrustDomain: mesh.Config.TrustDomain, Roots: func() *x509.CertPool { return p.roots },
-		Registry: &admitter{p}, Clock: p.clock, SessionTTL: time.Duration(mesh.Config.Session.TTL),
+		Registry: p.seam(&admitter{p}), Clock: p.clock, SessionTTL: time.Duration(mesh.Config.Session.TTL),
 		Log: p.log, Audit: p.auditDecision,
 	})
 	return err
@@ -390,7 +398,7 @@ func (p *Plane) shutdown() {
 		}
 	}
 	p.drainCalls()
-	p.working.Wait()
+	p.endWork()
 	p.cancel()
 	if p.pulse != nil {
 		p.pulse.Close()

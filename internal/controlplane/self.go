@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -87,13 +88,18 @@ func (p *Plane) endDelegation(ctx context.Context, by agentid.ID, digest string)
 	if len(hops) < 2 || last.By != by {
 		return nil, denial.New(denial.NotHolder, "%q did not make this delegation", by)
 	}
-	defer p.cutting.begin(by)()
-	a, err := p.store.EndDelegation(ctx, by, last.Token, last.Expires)
+	start := time.Now()
+	a, r, err := p.changeAndCut(ctx, by, func() (*registry.Agent, error) {
+		a, err := p.store.EndDelegation(ctx, by, last.Token, last.Expires)
+		if err == nil {
+			p.change(by, c.Holder(), agentid.Instance{}, "end-delegation", registry.ShortDigest(digest), nil)
+		}
+		return a, err
+	})
 	if err != nil {
 		return nil, err
 	}
-	p.change(by, c.Holder(), agentid.Instance{}, "end-delegation", registry.ShortDigest(digest), nil)
-	return p.cutResult(ctx, a, time.Now())
+	return cutResult(a, r, start), nil
 }
 
 func (p *Plane) recordCertificate(ctx context.Context, id agentid.ID, inst agentid.Instance, chain []byte) error {
@@ -108,16 +114,12 @@ func (p *Plane) recordCertificate(ctx context.Context, id agentid.ID, inst agent
 	return p.store.SetCertificate(ctx, id, inst, c.Serial, c.NotAfter)
 }
 
-// cutResult cuts and says what that did.
-func (p *Plane) cutResult(ctx context.Context, a *registry.Agent, start time.Time) (wire.CutResult, error) {
-	r, err := p.cut(ctx, a.Agent)
-	if err != nil {
-		return wire.CutResult{}, err
-	}
-	slices.Sort(r.unreachable)
+// cutResult says what a cut did.
+func cutResult(a *registry.Agent, r *cutReport, start time.Time) wire.CutResult {
 	return wire.CutResult{
-		Schema: wire.CutSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Cut: r.cut, Delegates: list(r.delegates),
-		Confirmed: len(r.unreachable) == 0, Unreachable: slices.Compact(r.unreachable),
+		Schema: wire.CutSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Cut: r.cut,
+		Delegates: list(slices.SortedFunc(maps.Keys(r.delegates), byName)),
+		Confirmed: len(r.unreachable) == 0, Unreachable: r.servers(),
 		MS: float64(time.Since(start).Microseconds()) / 1000,
-	}, nil
+	}
 }

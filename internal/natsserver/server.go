@@ -125,7 +125,11 @@ func (s *Server) Ready(ctx context.Context) error {
 		if !s.srv.Running() {
 			return false, errors.New("natsserver: the server has stopped")
 		}
-		h := s.srv.Healthz(&server.HealthzOptions{JSMetaOnly: s.srv.JetStreamIsClustered()})
+		// Not whether every stream is well: a server that was killed while it made
+		// one keeps a folder without a stream, which is complained of for ever
+		// and replaced when the stream is made again.
+		clustered := s.srv.JetStreamIsClustered()
+		h := s.srv.Healthz(&server.HealthzOptions{JSMetaOnly: clustered, JSEnabledOnly: !clustered})
 		return h.Status == "ok" && s.srv.JetStreamEnabled(), nil
 	})
 }

@@ -100,8 +100,8 @@ func TestUpEndsWhileItStarts(t *testing.T) {
 		}
 		up.Signal(syscall.SIGTERM)
 		code := up.Wait(ending)
-		// Before the program listens to signals, and after it was interrupted in
-		// its start, it did not do what it was asked to do.
+		// Before the program listens to signals they end it; interrupted in its
+		// start it did not do what it was asked to do.
 		if up.Survivors() || code > 1 {
 			t.Errorf("ended after %s: got exit code %d, want 0, 1 or the signal", delay, code)
 		}

@@ -325,3 +325,28 @@ func TestKilledWhileItMakesTheMesh(t *testing.T) {
 		t.Error("no mesh came up")
 	}
 }
+
+// What nats-server leaves behind that was killed while it made a stream, which
+// the test above hits once in a while.
+func TestStreamThatWasNeverFinished(t *testing.T) {
+	t.Parallel()
+	m := process.NewMesh(t, programs)
+	up := m.Up()
+	up.Await(process.IsUp)
+	up.Kill()
+	streams := filepath.Join(m.Dir(), "nats", "jetstream", "jetstream", "CTRL", "streams")
+	for _, change := range []func() error{
+		func() error { return os.RemoveAll(filepath.Join(streams, "KV_MESH_JOINS")) },
+		func() error { return os.MkdirAll(filepath.Join(streams, "KV_MESH_JOINS", "msgs"), 0o750) },
+		func() error {
+			return os.WriteFile(filepath.Join(streams, "KV_MESH_JOINS", "msgs", "1.blk"), nil, 0o600)
+		},
+		func() error { return os.WriteFile(filepath.Join(streams, "KV_MESH_JOINS", "meta.inf.tmp"), nil, 0o600) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.Up().Await(process.IsUp)
+	m.Must("agent", "add", "--enroll", "asker", "--call", "read:logs")
+}

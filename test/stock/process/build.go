@@ -3,6 +3,7 @@
 package process
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,8 +40,17 @@ func Main(m *testing.M, p *Programs, packages ...string) int {
 		}
 	}
 	p.dir = dir
+	// These tests wait for programs most of their time.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
 }
+
+// environment is that of the programs. One with the race detector in it would
+// rest for a second before it ends.
+func environment() []string { return append(os.Environ(), "GORACE=atexit_sleep_ms=0") }
 
 func build(dir, pkg string) error {
 	name := "sealmesh"

@@ -119,7 +119,7 @@ func (m *Mesh) Do(args ...string) Result {
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, m.programs.Path("sealmesh"), args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = m.Work, &stdout, &stderr
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = m.Work, environment(), &stdout, &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -35,7 +35,7 @@ func Start(t testing.TB, dir, path string, args ...string) *Process {
 	t.Helper()
 	cmd := exec.Command(path, args...)
 	p := &Process{t: t, name: cmd.Args[0] + " " + strings.Join(args, " "), cmd: cmd, Stdout: NewOutput(), Stderr: NewOutput(), done: make(chan struct{})}
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, p.Stdout, p.Stderr
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, environment(), p.Stdout, p.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// Something that it left behind may hold its output open.
 	cmd.WaitDelay = time.Second
@@ -143,6 +143,10 @@ func (p *Process) Wait(within time.Duration) int {
 	case <-time.After(within):
 		// Its stacks say what it waits for.
 		p.Signal(syscall.SIGQUIT)
+		select {
+		case <-p.done:
+		case <-time.After(time.Second):
+		}
 		p.t.Fatalf("%s is still there after %s", p.name, within)
 		return 0
 	}

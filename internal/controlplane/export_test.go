@@ -1,0 +1,88 @@
+package controlplane
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/authcallout"
+	"github.com/sealmesh/sealmesh/registry"
+)
+
+// StartWith is Start with what stands between the callout and the registry.
+func StartWith(ctx context.Context, cfg Config, seam func(authcallout.Registry) authcallout.Registry) (*Plane, error) {
+	return start(ctx, cfg, seam)
+}
+
+// Store is the plane's registry.
+func (p *Plane) Store() *registry.Store { return p.store }
+
+// ChangeAndCut runs an operation of an operator.
+func (p *Plane) ChangeAndCut(ctx context.Context, id agentid.ID, change func() (*registry.Agent, error)) error {
+	_, _, err := p.changeAndCut(ctx, id, change)
+	return err
+}
+
+// LeaveAlone makes the watcher leave an agent to an operation that never ends.
+func (p *Plane) LeaveAlone(id agentid.ID) { p.cutting.begin(id) }
+
+// StopListening takes the feed away from the gate of the plane.
+func (p *Plane) StopListening() error { return p.feed.Unsubscribe() }
+
+// ForgetServers is what time does where the system account is out of reach.
+func (p *Plane) ForgetServers() {
+	p.servers.mu.Lock()
+	defer p.servers.mu.Unlock()
+	clear(p.servers.heard)
+}
+
+// Kick closes a connection.
+func (p *Plane) Kick(ctx context.Context, server string, client uint64) (bool, error) {
+	return p.kick(ctx, connection{server, client})
+}
+
+// Connections counts what the servers list of an agent.
+func (p *Plane) Connections(ctx context.Context, id agentid.ID) (n int, unreachable []string, err error) {
+	r := &cutReport{unreachable: map[string]bool{}}
+	list, err := p.connections(ctx, id, r)
+	return len(list), r.servers(), err
+}
+
+// SetPage makes servers list so many connections at a time.
+func (p *Plane) SetPage(n int) { p.page = n }
+
+// KnownServers lists the servers that the plane has heard of.
+func (p *Plane) KnownServers() map[string]bool { return p.servers.all() }
+
+// ParseKick and ParseConnections read what servers answer.
+var ParseKick = parseKick
+
+func ParseConnections(server string, data []byte, id agentid.ID) (found, listed int, err error) {
+	list, listed, err := parseConnections(server, json.RawMessage(data), id)
+	return len(list), listed, err
+}
+
+// Limiter is a limiter.
+type Limiter struct{ l *limiter }
+
+func NewLimiter(r rate.Limit, burst int) Limiter { return Limiter{newLimiter(r, burst)} }
+
+func (l Limiter) Allow(source string, cost int, now time.Time) bool {
+	return l.l.allow(source, cost, now)
+}
+
+func (l Limiter) Len() int { return len(l.l.sources) }
+
+const (
+	LimiterMost = limiterMost
+	DoorSource  = doorSource
+)
+
+var Source = source
+
+// NewDoor bounds a listener.
+func NewDoor(l net.Listener) net.Listener { return newDoor(l) }
