@@ -141,6 +141,13 @@ func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
 		return
 	}
 	defer m.end()
+	if l.predecessor != nil {
+		select {
+		case <-l.predecessor:
+		case <-m.ctx.Done():
+			return
+		}
+	}
 	t.turn.Lock()
 	defer t.turn.Unlock()
 	start := m.cfg.clock()

@@ -36,6 +36,11 @@ type link struct {
 	mesh *Mesh
 	nc   *nats.Conn
 
+	// Events are taken from a new connection once the old one has handed over
+	// what it had, so that they stay in order.
+	predecessor <-chan struct{} // closed when the old connection brings no more; nil: there is none
+	drained     chan struct{}   // the same for this one
+
 	mu   sync.Mutex
 	has  map[string]bool // digests of the chains that the grant rests on
 	work []*nats.Subscription
@@ -53,7 +58,7 @@ var errNonce = errors.New("meshclient: the server asked to sign something that i
 // dial opens one connection and subscribes what every agent needs. It returns
 // the error of the single attempt.
 func (m *Mesh) dial(ctx context.Context) (*link, error) {
-	l := &link{mesh: m, has: map[string]bool{}}
+	l := &link{mesh: m, has: map[string]bool{}, drained: make(chan struct{})}
 	opts := []nats.Option{
 		nats.Name(m.info.Agent.String() + "/" + m.info.Instance.String()),
 		nats.Nkey(m.key.PublicKey(), func(nonce []byte) ([]byte, error) {
@@ -262,14 +267,11 @@ func (l *link) drainBase(ctx context.Context) {
 }
 
 func (l *link) drain(ctx context.Context, subs []*nats.Subscription) {
-	if !l.nc.IsConnected() {
-		return // nothing comes any more, and a drain would wait for the server
-	}
 	done := make(chan struct{}, len(subs))
 	waiting := 0
 	for _, s := range subs {
-		s.SetClosedHandler(func(string) { done <- struct{}{} })
-		if s.Drain() == nil {
+		s.SetClosedHandler(func(string) { done <- struct{}{} }) // after the last callback
+		if l.nc.IsConnected() && s.Drain() == nil || runDry(ctx, s) {
 			waiting++
 		}
 	}
@@ -278,6 +280,26 @@ func (l *link) drain(ctx context.Context, subs []*nats.Subscription) {
 		case <-done:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// runDry ends a subscription whose connection is away once its callbacks have
+// had what it brought; a drain would wait for the server. It reports whether
+// there was anything to end.
+func runDry(ctx context.Context, s *nats.Subscription) bool {
+	for {
+		n, _, err := s.Pending()
+		if err != nil {
+			return false
+		}
+		if n == 0 {
+			return s.Unsubscribe() == nil
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

@@ -163,6 +163,7 @@ func (m *Mesh) rotate(ctx context.Context) {
 		m.recent.end()
 		return
 	}
+	fresh.predecessor = old.drained
 	if err := fresh.attach(); err != nil {
 		m.attaching.Unlock()
 		fresh.close()
@@ -215,6 +216,7 @@ func (m *Mesh) retire(old *link) {
 	defer cancel()
 	wait(settle)
 	old.drainWork(ctx)
+	close(old.drained)
 	m.retiring.Done()
 	wait(settle)
 	old.drainBase(ctx)
