@@ -28,7 +28,6 @@ type Session struct {
 	Chains      []string         `json:"chains,omitempty"` // digests that the grant rests on
 	Via         []agentid.ID     `json:"via,omitempty"`    // agents whose delegations it rests on
 	Certificate string           `json:"certificate"`      // serial
-	Grant       string           `json:"-"`
 }
 
 // Older reports whether the session was admitted before the records' epochs.

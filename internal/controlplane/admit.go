@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -167,5 +166,5 @@ func (a *admitter) recheck(ctx context.Context, digests []string) error {
 }
 
 func epochText(agent *registry.Agent, i *registry.Instance) string {
-	return fmt.Sprintf("%d.%d", agent.Epoch, i.Epoch)
+	return envelope.Epoch{Agent: agent.Epoch, Instance: i.Epoch}.String()
 }
