@@ -16,7 +16,7 @@ import (
 // user JWTs end. Nothing is lost, nothing comes twice, nothing fails.
 func TestRotationLosesNothing(t *testing.T) {
 	t.Parallel()
-	m := meshtest.New(t, append(options(), meshtest.Session(5*time.Second))...)
+	m := meshtest.New(t, append(options(), meshtest.Session(8*time.Second))...)
 	server := m.Agent("server", meshtest.Handles("do:work"), meshtest.Subscribes("ticks"))
 	client := m.Agent("client", meshtest.Calls("do:work"), meshtest.Publishes("ticks"))
 	handle(t, server, "do:work", echo)

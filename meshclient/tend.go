@@ -18,6 +18,10 @@ import (
 // rights costs one; the first is not delayed.
 const rotateLeast = 5 * time.Second
 
+// rotateAhead is how long before the end of a user JWT a rotation begins at
+// least, where the JWT lives twice as long.
+const rotateAhead = 10 * time.Second
+
 // lookEvery is how often the client looks after itself without being poked.
 const lookEvery = 15 * time.Second
 
@@ -255,11 +259,13 @@ func (m *Mesh) askSession(ctx context.Context, l *link) {
 	t.asked = !resp.Expires.IsZero()
 	t.interval, t.quiet, t.replace = time.Duration(resp.HeartbeatMS)*time.Millisecond, !resp.Watched, time.Time{}
 	if left := time.Until(resp.Expires); !resp.Expires.IsZero() {
-		// At four fifths of what is left, so that a slow control plane costs
-		// nothing, and spread, so that a fleet does not come at once.
+		// A fifth of its life before the end, so that a slow control plane costs
+		// nothing, and spread, so that a fleet does not come at once. A short life
+		// leaves half: what makes the rotation slow does not shrink with it.
 		// A clock that is wrong must not make it rotate without a pause.
 		left = max(left, 0)
-		t.replace = time.Now().Add(max(left*4/5-rand.N(left/20+1), settle))
+		lead := max(left/5, min(left/2, rotateAhead))
+		t.replace = time.Now().Add(max(left-lead-rand.N(left/20+1), settle))
 	}
 	for _, digest := range resp.Held {
 		m.fetchHeld(ctx, digest)
