@@ -25,6 +25,8 @@ const (
 	ContentType = 64
 	// Hops is how deep a call tree may grow before a call is refused as a loop.
 	Hops = 16
+	// Behalf is on behalf of how many agents one call may be made.
+	Behalf = 8
 	// Parts is the most parts of one streamed reply.
 	Parts = 1 << 20
 	// SystemHeaders is the most header lines of NATS itself and of tracing that
@@ -74,6 +76,31 @@ const (
 	UploadedChains = 256
 	// Instances is the most instances of one agent that are not gone.
 	Instances = 256
+	// Plain is the most plain subjects of one agent to publish, and the most to
+	// subscribe.
+	Plain = 64
+)
+
+// Durable topics.
+const (
+	// Topics is the most durable topics of a mesh.
+	Topics = 256
+	// Durables is the most durable subscriptions of one agent.
+	Durables = 16
+	// DurableTopics is the most topics of one durable subscription.
+	DurableTopics = 32
+	// EventAge is the longest that an event may be stored. Chains by which events
+	// of durable topics were published are kept as long after their own end.
+	EventAge = 30 * 24 * time.Hour
+	// EventBytes is the largest event of a durable topic, headers and all: senders
+	// times topics times EventsPerSender of them may lie on the server's disk.
+	EventBytes = 64 << 10
+	// KeptChains is the most chains of one agent that are kept after their end
+	// because events of durable topics may rest on them.
+	KeptChains = 4096
+	// EventsPerSender is how many events of one sender on one topic are stored at
+	// a time.
+	EventsPerSender = 100_000
 )
 
 // Freshness of live messages.
@@ -90,6 +117,9 @@ const (
 	Nonces = 1 << 22
 	// NoncesPerSender is how many of those one sender may occupy.
 	NoncesPerSender = 1 << 20
+	// StoredNonces is how many nonces of stored messages one durable subscription
+	// remembers: of 3,000 messages a second over the whole window.
+	StoredNonces = 1 << 20
 )
 
 // Certificates (package pki).

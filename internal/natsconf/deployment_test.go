@@ -130,18 +130,19 @@ func TestOnlyTheExportedReadsCross(t *testing.T) {
 	nc, _ := m.Connect(t, "evil", everything, everything)
 	for _, subj := range []string{
 		subject.DirectGet(natsconf.AgentsBucket, "bob.a.b"), subject.DirectGet(natsconf.ChainsBucket, "a.b"), subject.DirectGet("MESH_SESSIONS", "x"),
-		"$JS.API.DIRECT.GET.KV_MESH_AGENTS", "$JS.API.DIRECT.GET.MESH_BEATS", m.Space.LeaderRead("MESH_SESSIONS"), natsconf.MeshAPI + ".INFO",
+		"$JS.API.DIRECT.GET.KV_MESH_AGENTS", "$JS.API.DIRECT.GET.MESH_BEATS", m.Space.LeaderRead("MESH_SESSIONS"), natsconf.StoreAPI + ".INFO",
 	} {
 		if msg, err := nc.Request(subj, []byte(`{"seq":1}`), wait); !errors.Is(err, nats.ErrNoResponders) {
 			t.Errorf("request %s: got %v, %v, want %v", subj, msg, err, nats.ErrNoResponders)
 		}
 	}
-	// MESH's own JetStream answers these, and knows none of CTRL's streams.
+	// MESH has no JetStream, so that nobody can make the server ask it anything.
 	for subj, body := range map[string]string{
 		"$JS.API.STREAM.INFO.KV_MESH_AGENTS": "", "$JS.API.STREAM.PURGE.KV_MESH_AGENTS": "", "$JS.API.STREAM.MSG.GET.KV_MESH_AGENTS": `{"seq":1}`,
+		"$JS.API.STREAM.DELETE.KV_MESH_REPLAY": "",
 	} {
-		if got := request(t, nc, subj, body).Data; !bytes.Contains(got, []byte(`"err_code":10059`)) {
-			t.Errorf("request %s: got %q, want error 10059", subj, got)
+		if got := request(t, nc, subj, body).Data; !bytes.Contains(got, []byte(`"err_code":10039`)) {
+			t.Errorf("request %s: got %q, want error 10039, no JetStream", subj, got)
 		}
 	}
 }
@@ -183,7 +184,7 @@ func TestLeaderReadThroughAlias(t *testing.T) {
 	m.put(t, "bob", "record of bob")
 	nc, a := m.Connect(t, "reader", []string{m.Space.LeaderRead(natsconf.AgentsBucket)}, nil)
 	// A bucket of the same name in MESH must not answer.
-	_, err := m.inMesh.CreateStream(t.Context(), jetstream.StreamConfig{
+	_, err := m.stored.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: subject.KVStream(natsconf.AgentsBucket), Subjects: []string{subject.KV(natsconf.AgentsBucket, ">")},
 	})
 	if err != nil {
@@ -286,7 +287,7 @@ func TestReplayBucketFirstWriteWins(t *testing.T) {
 			}
 		}
 	}
-	s, err := m.inMesh.Stream(t.Context(), subject.KVStream(natsconf.ReplayBucket))
+	s, err := m.stored.Stream(t.Context(), subject.KVStream(natsconf.ReplayBucket))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +304,7 @@ func TestReplayBucketFirstWriteWins(t *testing.T) {
 func TestManagingStreamsOverTheBorder(t *testing.T) {
 	m := start(t)
 	ctx := t.Context()
-	kv, err := m.inMesh.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "TOPICS", LimitMarkerTTL: time.Second})
+	kv, err := m.stored.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "TOPICS", LimitMarkerTTL: time.Second})
 	if err != nil {
 		t.Fatalf("creating a bucket: %v", err)
 	}
@@ -311,7 +312,7 @@ func TestManagingStreamsOverTheBorder(t *testing.T) {
 		t.Errorf("status of the bucket: got %v, %v", st, err)
 	}
 	burn(t, m.Service, "read.logs.writer.n1")
-	replay, err := m.inMesh.KeyValue(ctx, natsconf.ReplayBucket)
+	replay, err := m.stored.KeyValue(ctx, natsconf.ReplayBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,12 +322,12 @@ func TestManagingStreamsOverTheBorder(t *testing.T) {
 	if _, err := replay.Get(ctx, "read.logs.writer.n2"); !errors.Is(err, jetstream.ErrKeyNotFound) {
 		t.Errorf("reading a nonce that is not burnt: got %v, want %v", err, jetstream.ErrKeyNotFound)
 	}
-	events, err := m.inMesh.CreateStream(ctx, jetstream.StreamConfig{Name: "MESH_EVENTS", Subjects: []string{"mesh.event.*.a", "mesh.event.*.b"}})
+	events, err := m.stored.CreateStream(ctx, natsconf.Events(m.Space, []string{"a", "b"}, time.Hour, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	nc, a := m.Connect(t, "reader", []string{
-		"mesh.event.reader.a", "$JS.API.CONSUMER.MSG.NEXT.MESH_EVENTS.reader_x", "$JS.ACK.MESH_EVENTS.reader_x.>",
+		"mesh.event.reader.a", subject.Pull("reader_x"), subject.Acks("reader_x")[0],
 	}, nil)
 	const stored = 3
 	for range stored {
@@ -345,7 +346,7 @@ func TestManagingStreamsOverTheBorder(t *testing.T) {
 		t.Errorf("pending after widening: got %d, want %d", n, stored)
 	}
 	inbox := subscribe(t, nc, a.Inbox()+".pull")
-	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.MESH_EVENTS.reader_x", inbox.Subject, []byte(`{"batch":3,"expires":2000000000}`)); err != nil {
+	if err := nc.PublishRequest(subject.Pull("reader_x"), inbox.Subject, []byte(`{"batch":3,"expires":2000000000}`)); err != nil {
 		t.Fatal(err)
 	}
 	for range stored {
@@ -356,47 +357,40 @@ func TestManagingStreamsOverTheBorder(t *testing.T) {
 	if err := events.DeleteConsumer(ctx, "reader_x"); err != nil {
 		t.Errorf("deleting a consumer: %v", err)
 	}
-	if err := events.Purge(ctx); err != nil {
-		t.Errorf("purging: %v", err)
+	if err := events.Purge(ctx); err == nil {
+		t.Error("what is stored could be purged")
 	}
-	if err := m.inMesh.DeleteStream(ctx, "MESH_EVENTS"); err != nil {
+	if err := m.stored.DeleteStream(ctx, "MESH_EVENTS"); err != nil {
 		t.Errorf("deleting a stream: %v", err)
 	}
 	var names []string
-	list := m.inMesh.StreamNames(ctx)
+	list := m.stored.StreamNames(ctx)
 	for n := range list.Name() {
 		names = append(names, n)
 	}
 	slices.Sort(names)
 	if got, want := strings.Join(names, " "), "KV_MESH_REPLAY KV_TOPICS"; got != want || list.Err() != nil {
-		t.Errorf("streams in MESH: got %q, %v, want %q", got, list.Err(), want)
+		t.Errorf("streams in STORE: got %q, %v, want %q", got, list.Err(), want)
 	}
 }
 
-// What the prefix cannot do, so that nobody builds on it: writing and watching
-// a bucket, and more than one message a pull. A watch fails silently: it looks
-// like an empty bucket.
+// What the prefix cannot do, so that nobody builds on it: watching a bucket, and
+// more than one message a pull. A watch fails silently: it looks like an empty
+// bucket.
 func TestLimitsOfManagingOverTheBorder(t *testing.T) {
 	m := start(t)
-	short := func() context.Context {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*quiet)
-		t.Cleanup(cancel)
-		return ctx
-	}
-	kv, err := m.inMesh.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "TOPICS"})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*quiet)
+	defer cancel()
+	burn(t, m.Service, "read.logs.writer.n1")
+	burn(t, m.Service, "read.logs.writer.n2")
+	kv, err := m.stored.KeyValue(t.Context(), natsconf.ReplayBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kv.PutString(short(), "k", "v"); err == nil {
-		t.Error("a put worked")
-	}
-	nc, _ := m.Connect(t, "reader", []string{"$KV.TOPICS.*"}, nil)
-	request(t, nc, "$KV.TOPICS.k", "v")
-	request(t, nc, "$KV.TOPICS.l", "v")
-	if keys, err := kv.Keys(short()); !errors.Is(err, jetstream.ErrNoKeysFound) {
+	if keys, err := kv.Keys(ctx); !errors.Is(err, jetstream.ErrNoKeysFound) {
 		t.Errorf("listing keys: got %q, %v", keys, err)
 	}
-	c, err := m.inMesh.CreateConsumer(t.Context(), "KV_TOPICS", jetstream.ConsumerConfig{Durable: "x"})
+	c, err := m.stored.CreateConsumer(t.Context(), subject.KVStream(natsconf.ReplayBucket), jetstream.ConsumerConfig{Durable: "x"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ const quiet = 100 * time.Millisecond
 type mesh struct {
 	*natstest.Mesh
 	ctrl   jetstream.JetStream // streams in CTRL
-	inMesh jetstream.JetStream // streams in MESH, over the border
+	stored jetstream.JetStream // streams in STORE, over the border
 	agents jetstream.KeyValue
 }
 
@@ -35,7 +35,7 @@ func start(t *testing.T, edits ...func(*natsconf.Config)) *mesh {
 	if m.ctrl, err = jetstream.New(m.Service); err != nil {
 		t.Fatal(err)
 	}
-	if m.inMesh, err = jetstream.NewWithAPIPrefix(m.Service, natsconf.MeshAPI); err != nil {
+	if m.stored, err = jetstream.NewWithAPIPrefix(m.Service, natsconf.StoreAPI); err != nil {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
@@ -52,7 +52,7 @@ func start(t *testing.T, edits ...func(*natsconf.Config)) *mesh {
 	if _, err := m.ctrl.CreateStream(ctx, natsconf.Beats(m.Space, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.inMesh.CreateStream(ctx, natsconf.Replay(5*time.Minute, 1)); err != nil {
+	if _, err := m.stored.CreateStream(ctx, natsconf.Replay(5*time.Minute, 1)); err != nil {
 		t.Fatalf("creating the replay stream over the border: %v", err)
 	}
 	return m

@@ -4,29 +4,31 @@ import "github.com/sealmesh/sealmesh/internal/subject"
 
 // The accounts.
 const (
-	Control = "CTRL" // the control plane and its streams; one user
-	Mesh    = "MESH" // the agents; users come from the auth callout only
-	System  = "SYS"  // the server's own events and requests; one user
+	Control = "CTRL"  // the control plane and its streams; one user
+	Mesh    = "MESH"  // the agents; users come from the auth callout only
+	Storage = "STORE" // what is stored for agents; no users
+	System  = "SYS"   // the server's own events and requests; one user
 )
 
-// The control plane's buckets that agents can read, the heartbeat stream, and
-// the agents' replay bucket.
+// The control plane's buckets that agents can read, the heartbeat stream, and,
+// in STORE, the replay bucket and the stream of durable topics.
 const (
 	AgentsBucket = subject.AgentsBucket
 	ChainsBucket = subject.ChainsBucket
 	BeatsStream  = "MESH_BEATS"
 	ReplayBucket = subject.ReplayBucket
+	EventsStream = subject.EventsStream
 )
 
-// MeshAPI is the JetStream API prefix by which the control plane's connection,
-// which is in CTRL, manages streams in MESH (jetstream.NewWithAPIPrefix).
+// StoreAPI is the JetStream API prefix by which the control plane's connection,
+// which is in CTRL, manages streams in STORE (jetstream.NewWithAPIPrefix).
 //
 // Streams and consumers can be created, changed, listed and deleted through it,
 // and single messages read from the leader. What needs a second subject or a
 // second answer fails, and not always loudly: writes of a jetstream.KeyValue
 // time out, its watchers and Keys see an empty bucket, a pull gets one message
 // whatever its batch, and reads of a stream with AllowDirect have no responders.
-const MeshAPI = "MESH.JS.API"
+const StoreAPI = "STORE.JS.API"
 
 // SystemInbox is the inbox prefix that the system user's connection must use
 // (nats.CustomInboxPrefix); it may subscribe no other.

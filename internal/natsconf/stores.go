@@ -17,7 +17,7 @@ func ReplayAge(window time.Duration) time.Duration {
 }
 
 // Replay is the first-write-wins stream behind the replay bucket. Create it
-// through the MeshAPI prefix. It looks like a KV bucket to readers, but nobody,
+// through the StoreAPI prefix. It looks like a KV bucket to readers, but nobody,
 // the control plane included, can take a nonce back: second writes, deletes,
 // purges, rollups and per-message TTLs are refused, age alone reopens a key.
 //
@@ -40,6 +40,38 @@ func Replay(window time.Duration, replicas int) jetstream.StreamConfig {
 		AllowDirect:          false, // a read must come from the leader, and only that crosses the border
 		MaxMsgSize:           1,     // zero would be unlimited
 	}
+}
+
+// Events is the stream of durable topics in STORE. Create it through the
+// StoreAPI prefix. A message is stored once, for ever as it was signed: nobody
+// deletes, purges or rolls up, and a copy within twice the freshness window is
+// refused by its Nats-Msg-Id, which is the nonce. What one sender has on one
+// topic is bounded; past that its events are refused, so that nobody pushes out
+// what others said.
+func Events(space subject.Space, topics []string, maxAge time.Duration, replicas int) jetstream.StreamConfig {
+	c := jetstream.StreamConfig{
+		Name:        EventsStream,
+		Description: "events of durable topics",
+		// A consumer without a topic waits for this one, on which nobody speaks: an
+		// empty filter would be all of them.
+		Subjects:             []string{space.NoEvent()},
+		Storage:              jetstream.FileStorage,
+		Replicas:             replicas,
+		MaxMsgsPerSubject:    limits.EventsPerSender,
+		Discard:              jetstream.DiscardNew,
+		DiscardNewPerSubject: true,
+		DenyDelete:           true,
+		DenyPurge:            true,
+		// Not shorter than copies have to be told apart.
+		MaxAge:      max(maxAge, 2*limits.Window),
+		Duplicates:  2 * limits.Window,
+		MaxMsgSize:  limits.EventBytes,
+		AllowDirect: false,
+	}
+	for _, t := range topics {
+		c.Subjects = append(c.Subjects, space.EventFilter(t))
+	}
+	return c
 }
 
 // Beats is the stream of heartbeats in CTRL, one message a subject.

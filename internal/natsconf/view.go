@@ -27,8 +27,10 @@ func (v view) FromControl() []string {
 	}
 }
 
-// Reads are the direct reads of control buckets. They end in `*` and never in
-// `>`: with that one grant an agent could ask for patterns of any depth.
+// Reads are the direct reads of control buckets, of as many tokens as their keys
+// have. What is asked for may still be a pattern, which the server takes for a
+// key and answers with the newest record that it matches: all of the registry is
+// readable for every agent.
 func (v view) Reads() []string {
 	return []string{
 		subject.DirectGet(AgentsBucket, "*"),
@@ -48,14 +50,32 @@ func (v view) LeaderReads() []Alias {
 	}
 }
 
-// Management is the part of MESH's JetStream API that the control plane uses.
-// Not all of `$JS.API.>`: the server would then refuse MESH's import of the
-// direct reads below that name as a cycle, and what a compromised control plane
-// connection cannot reach it cannot misuse.
+// Management is the part of STORE's JetStream API that the control plane uses.
+// Not all of `$JS.API.>`: what a compromised control plane connection cannot
+// reach it cannot misuse.
 func (v view) Management() []Alias {
 	var out []Alias
 	for _, s := range []string{"INFO", "STREAM.>", "CONSUMER.>"} {
-		out = append(out, Alias{"$JS.API." + s, MeshAPI + "." + s})
+		out = append(out, Alias{"$JS.API." + s, StoreAPI + "." + s})
+	}
+	return out
+}
+
+// Service is one of STORE's services.
+type Service struct {
+	Subject string
+	Many    bool // more than one answer to a request
+}
+
+// Stored are the services by which agents store events and pull stored ones.
+func (v view) Stored() []Service {
+	out := []Service{
+		{Subject: v.Space.Events()},
+		{Subject: subject.Pull("*"), Many: true},
+		{Subject: subject.ConsumerInfo("*")},
+	}
+	for _, s := range subject.Acks("*") {
+		out = append(out, Service{Subject: s})
 	}
 	return out
 }

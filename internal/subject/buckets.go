@@ -9,3 +9,6 @@ const (
 	JoinsBucket    = "MESH_JOINS"
 	ReplayBucket   = "MESH_REPLAY"
 )
+
+// EventsStream holds the events of durable topics.
+const EventsStream = "MESH_EVENTS"

@@ -183,7 +183,9 @@ var forbidden = struct{ publish, subscribe []string }{
 		"$JS.API.CONSUMER.LIST.KV_MESH_REPLAY", "$JS.API.CONSUMER.NAMES.KV_MESH_REPLAY", "$JS.API.CONSUMER.MSG.NEXT.KV_MESH_REPLAY.evil",
 		"$JS.API.CONSUMER.DELETE.KV_MESH_REPLAY.evil", "$JS.API.ACCOUNT.PURGE.MESH", "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE",
 		"$JS.ACK.KV_MESH_REPLAY.evil.1.1.1.1.0", "$JS.FC.KV_MESH_REPLAY.evil.x", "$JS.EVENT.ADVISORY.API",
-		"MESH.JS.API.INFO", "MESH.JS.API.STREAM.DELETE.KV_MESH_REPLAY", "$O.store.C.x",
+		"STORE.JS.API.INFO", "STORE.JS.API.STREAM.DELETE.KV_MESH_REPLAY",
+		"$JS.API.CONSUMER.MSG.NEXT.MESH_EVENTS.SELF_inbox", "$JS.API.CONSUMER.MSG.NEXT.MESH_EVENTS.bob_inbox", "$JS.API.CONSUMER.INFO.MESH_EVENTS.bob_inbox",
+		"$JS.ACK.MESH_EVENTS.bob_inbox.1.1.1.1.0", "$JS.ACK._.abcdefgh.MESH_EVENTS.bob_inbox.1.1.1.1.0", "$JS.API.STREAM.DELETE.MESH_EVENTS", "$O.store.C.x",
 		// the server's own
 		"$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.PING.IDZ", "$SYS.REQ.ACCOUNT.PING.CONNZ",
 		"$SYS.REQ.USER.INFO", "$SYS.REQ.USER.AUTH", "$SYS.REQ.ACCOUNT.MESH.CONNZ", "$SYS.REQ.CLAIMS.UPDATE",
@@ -218,7 +220,7 @@ var forbidden = struct{ publish, subscribe []string }{
 		"_INBOX.>", "_INBOX.*", "_INBOX_bob_abcdefgh.>", "_INBOX_SELF_abcdefgh.>", "_INBOX_system.>", "_INBOX_SELF_INST", "*.abc", "_INBOX_SELF.>",
 		// JetStream, buckets, the server, services
 		"$JS.>", "$JS.API.>", "$JS.API.*", "$JS.API.DIRECT.GET.>", "$JS.API.DIRECT.GET.KV_MESH_AGENTS.>", "$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*",
-		"$JS.API.STREAM.MSG.GET.*", "$JS.ACK.>", "$JS.EVENT.>", "$JS.EVENT.ADVISORY.>", "$JS.FC.>", "$JS.SNAPSHOT.>", "MESH.JS.API.>",
+		"$JS.API.STREAM.MSG.GET.*", "$JS.ACK.>", "$JS.EVENT.>", "$JS.EVENT.ADVISORY.>", "$JS.FC.>", "$JS.SNAPSHOT.>", "STORE.JS.API.>",
 		"$KV.>", "$KV.MESH_AGENTS.>", "$KV.MESH_CHAINS.>", "$KV.MESH_SESSIONS.>", "$KV.MESH_JOINS.>", "$KV.MESH_REPLAY.>", "$KV.MESH_REPLAY.write.reports.*.*", "$O.>",
 		"$SYS.>", "$SYS.ACCOUNT.>", "$SYS.ACCOUNT.MESH.CONNECT", "$SYS.SERVER.>", "$SYS.REQ.>", "$SYS.REQ.USER.AUTH", "$SYS.REQ.USER.AUTH auth", "$SYS._INBOX.>",
 		"_R_.>", "_GR_.>", "$GR.>", "$NRG.>", "$LDS.>", "$MQTT.>", "$G.>", "$SRV.>", "$SRV.PING", "$SRV.*", "$SRV.INFO.>",
@@ -420,7 +422,7 @@ func (f *foreign) probe(t *testing.T, id string, g grant, probes []probe) {
 					t.Errorf("%s: refused, and heard in %s on %s", p, account, m.Subject)
 				case account == "SYS" && !reads(p, m.Subject):
 					t.Errorf("%s: heard in %s on %s", p, account, m.Subject)
-				case account == "MESH" && m.Subject != p.subject:
+				case (account == "MESH" || account == "STORE") && m.Subject != p.subject:
 					t.Errorf("%s: heard on %s", p, m.Subject)
 				}
 				if account == "MESH" {
@@ -506,7 +508,7 @@ func (f *foreign) aim(t *testing.T, id string) {
 // burnt is how many nonces the replay store holds.
 func (f *foreign) burnt(t *testing.T) uint64 {
 	t.Helper()
-	m, err := f.taps["MESH"].conn.Request("$JS.API.STREAM.INFO.KV_MESH_REPLAY", nil, ending)
+	m, err := f.taps["STORE"].conn.Request("$JS.API.STREAM.INFO.KV_MESH_REPLAY", nil, ending)
 	if err != nil {
 		t.Fatal(err)
 	}

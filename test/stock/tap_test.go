@@ -23,7 +23,7 @@ type tap struct {
 	public  string
 }
 
-var accounts = []string{"MESH", "CTRL", "SYS"}
+var accounts = []string{"MESH", "STORE", "CTRL", "SYS"}
 
 // tapped copies a nats-server configuration and adds a user to each account.
 func tapped(t *testing.T, conf string) (string, map[string]*tap) {
@@ -56,6 +56,8 @@ func tapped(t *testing.T, conf string) (string, map[string]*tap) {
 		switch account {
 		case "MESH":
 			insert("\n  MESH {\n", "    users: ["+user+"]\n")
+		case "STORE":
+			insert("\n  STORE {\n    jetstream: enabled\n", "    users: ["+user+"]\n")
 		case "CTRL":
 			insert("\n  CTRL {\n    jetstream: enabled\n    users: [", "\n"+user)
 		case "SYS":
