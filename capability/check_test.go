@@ -96,3 +96,24 @@ func TestCheckWindow(t *testing.T) {
 }
 
 var _ capability.Directory = directory{}
+
+// nobodyAsks is a directory that costs nothing.
+type nobodyAsks struct{}
+
+func (nobodyAsks) Standing(agentid.ID) error               { return nil }
+func (nobodyAsks) SignerStanding(agentid.ID, string) error { return nil }
+func (nobodyAsks) TokenLive(agentid.ID, string) error      { return nil }
+func (nobodyAsks) NotVoided(agentid.ID, string) error      { return nil }
+
+// Check runs for each message; what it allocates, everybody who may send one
+// makes the receiver collect.
+func TestCheckAllocatesNothing(t *testing.T) {
+	c := newWorld(t).three()
+	if n := testing.AllocsPerRun(100, func() {
+		if err := c.Check(now, nobodyAsks{}); err != nil || !c.Has(capability.RequireScope("read:logs")) || c.Holder().IsZero() {
+			t.Error("the chain is worth nothing")
+		}
+	}); n != 0 {
+		t.Errorf("got %v allocations, want none", n)
+	}
+}

@@ -249,10 +249,32 @@ func TestAttenuationNeverWidens(t *testing.T) {
 // FuzzAttenuation: no chain that can be signed gives more than the one before
 // it, and Verify and Delegate agree with the slow oracle on which may be.
 func FuzzAttenuation(f *testing.F) {
-	for _, seed := range []string{"", "\x03\x3f\x08\xff\x00\x00\x00\xff\xff\xff\x00\x00\x00\xff\xff\xff", "\x01\x3e\x03\x3e\x00\x01\x02\x3e\x3e\x03\x3f"} {
-		f.Add([]byte(seed))
-	}
 	w := newCast(f)
+	kept := map[bool]int{}
+	seed := func(data []byte) {
+		f.Add(data)
+		if steps := draw(data); len(steps) > 1 {
+			kept[lawful(steps)]++
+		}
+	}
+	seed(nil)
+	// Four tokens; then one thing wrong in the second and in the last of them, or
+	// wrong in name only.
+	const all, nothing = 0xff, 23
+	hop := func(wrong, how byte) []byte { return []byte{0, 0, 0, all, all, wrong, how} }
+	for wrong := range byte(12) {
+		for how := range byte(5) {
+			root := []byte{3, 0x3f, 8, 0x3d}
+			seed(slices.Concat(root, hop(wrong, how), hop(nothing, 0)[:6], hop(nothing, 0)[:6]))
+			seed(slices.Concat(root, hop(nothing, 0)[:6], hop(nothing, 0)[:6], hop(wrong, how)))
+		}
+	}
+	for depth := range byte(10) {
+		seed(slices.Concat([]byte{3, 0x3e, depth, 0x3e}, hop(nothing, 0)[:6], hop(nothing, 0)[:6], hop(nothing, 0)[:6]))
+	}
+	if kept[true] < 10 || kept[false] < 30 {
+		f.Fatalf("got %d lawful and %d unlawful seeds, too few to show anything", kept[true], kept[false])
+	}
 	f.Fuzz(func(t *testing.T, data []byte) { checkTree(t, w, draw(data)) })
 }
 

@@ -233,7 +233,11 @@ func FuzzScope(f *testing.F) {
 	const segment = `[a-z0-9][a-z0-9_-]*`
 	const resource = segment + `(\.` + segment + `){0,7}`
 	grammar := regexp.MustCompile(`^(?:(handle:)?([a-z][a-z0-9-]*):(` + resource + `))$`)
-	for _, s := range []string{"read:logs", "handle:read:logs.app", "publish:a.b", "admin:registry", "self:session", "read:*", "all:x", "handle:admin:x", "read:all.x", "admin:a.b"} {
+	for _, s := range []string{
+		"", ":", "read:", "read:a..b", "read:a.b.c.d.e.f.g.h", "read:a.b.c.d.e.f.g.h.i", "handle:handle:x:y", "handle:publish:x", "any:x", "read:x.any", "read:*.x", "read:x.>", "Read:x", "read:x\n",
+		"read:" + strings.Repeat("a", limits.Scope-5), "read:" + strings.Repeat("a", limits.Scope-4),
+		"read:logs", "handle:read:logs.app", "publish:a.b", "admin:registry", "self:session", "read:*", "all:x", "handle:admin:x", "read:all.x", "admin:a.b",
+	} {
 		f.Add(s)
 	}
 	inGrammar := func(s string) bool {
