@@ -199,12 +199,10 @@ func validate(f *Fields) error {
 		return malformed("ep is out of range")
 	case f.Hop < 0:
 		return malformed("hop is negative")
-	case f.Hop > limits.Hops:
-		return denial.New(denial.Loop, "more than %d hops", limits.Hops)
 	case f.Token != "" && !decodeExact(raw[:], f.Token):
 		return malformed("tok is not a digest")
-	case f.OnBehalf != "" && !decodeExact(raw[:], f.OnBehalf):
-		return malformed("ob is not a digest")
+	case f.OnBehalf != "" && !isBehalf(f.OnBehalf):
+		return malformed("ob is not 1 to %d digests", limits.Behalf)
 	case f.Deadline != 0 && f.Deadline < time.Millisecond || f.Deadline > limits.Budget:
 		return malformed("dl is not 1 ms to %v", limits.Budget)
 	case f.ContentType != "" && !isContentType(f.ContentType):
@@ -215,6 +213,15 @@ func validate(f *Fields) error {
 		return malformed("part is not 1 to %d", limits.Parts)
 	case f.HeaderDigest != "" && !decodeExact(raw[:], f.HeaderDigest):
 		return malformed("hd is not a digest")
+	}
+	return nil
+}
+
+// checkHops stands apart from validate: a message has gone too far only if it is
+// one.
+func checkHops(f *Fields) error {
+	if f.Hop > limits.Hops {
+		return denial.New(denial.Loop, "more than %d hops", limits.Hops)
 	}
 	return nil
 }

@@ -26,6 +26,10 @@
 //  8. [ReplayChecker] Use: insert if absent, which one of racing copies wins
 //  9. for calls, the shared replay store (not here)
 //
+// A message that came out of a stream takes [Unverified.CheckStored] in step 3
+// and the Seen of a [StoredMemory] in step 5; its Use comes when the message was
+// worked on.
+//
 // The package has no connection, no clock and no global state. Unverified and
 // Verified are immutable and safe for concurrent use as long as nobody changes
 // the message they were parsed from.

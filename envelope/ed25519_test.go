@@ -5,7 +5,9 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -172,4 +174,32 @@ func scalar(t testing.TB, name string, r, public, message []byte) *big.Int {
 	k := sha512.Sum512(slices.Concat(r, public, message))
 	s := new(big.Int).Mul(fromLittleEndian(k[:]), fromLittleEndian(private))
 	return s.Mod(s, order)
+}
+
+// The published cases in which implementations differ: what the library says of
+// each, so that a change of it does not go unseen, and what is left of them here.
+func TestSpeccheck(t *testing.T) {
+	text, err := os.ReadFile("../test/vectors/ed25519/speccheck.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Cases []struct {
+			Name, Why, Key, Message, Signature string
+			Bare, Accept                       bool
+		}
+	}
+	if err := json.Unmarshal(text, &file); err != nil || len(file.Cases) != 12 {
+		t.Fatalf("got %d cases, %v", len(file.Cases), err)
+	}
+	for _, c := range file.Cases {
+		key, message, sig := unhex(t, c.Key), unhex(t, c.Message), unhex(t, c.Signature)
+		bare := ed25519.Verify(key, message, sig)
+		if bare != c.Bare {
+			t.Errorf("%s (%s): crypto/ed25519 says %v, want %v", c.Name, c.Why, bare, c.Bare)
+		}
+		if got := bare && envelope.StrictKey(key) && envelope.Formed(sig); got != c.Accept {
+			t.Errorf("%s (%s): got %v, want %v", c.Name, c.Why, got, c.Accept)
+		}
+	}
 }

@@ -30,7 +30,9 @@ type Fields struct {
 	Hop int
 	// Token is the digest of the capability chain that authorises the message.
 	Token string
-	// OnBehalf is the digest of the chain whose holder's right limits this call.
+	// OnBehalf names the chains whose holders' rights limit this call, by their
+	// digests joined with dots: those on whose behalf it is made, the first caller
+	// first. See Principals and Behalf.
 	OnBehalf string
 	// Deadline is how long the caller waits, counted from Time, in whole
 	// milliseconds; 0 where it says nothing.

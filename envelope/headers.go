@@ -28,11 +28,30 @@ const headersLine = "sealmesh-headers-v1\n"
 // and strip Nats-… ones, Mesh-… ones are ours, the trace headers are hints.
 func reserved(name string) bool {
 	return hasPrefixFold(name, "nats-") || hasPrefixFold(name, "mesh-") ||
-		strings.EqualFold(name, "traceparent") || strings.EqualFold(name, "tracestate")
+		equalFold(name, "traceparent") || equalFold(name, "tracestate")
 }
 
 func hasPrefixFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+	return len(s) >= len(prefix) && equalFold(s[:len(prefix)], prefix)
+}
+
+// equalFold compares s with lower regardless of the case of ASCII letters. That
+// of other letters does not count: strings.EqualFold takes a long s for an s, and
+// not every reader would.
+func equalFold(s, lower string) bool {
+	if len(s) != len(lower) {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // tally is what one look over the headers of a received message finds.
@@ -47,11 +66,18 @@ func (t *tally) blame(name string) {
 	}
 }
 
-// check looks over the headers of a received message without trusting any of
-// them. The verdict does not depend on the order in which a map is walked.
+// checkHeaders looks over the headers of a received message without trusting any
+// of them: limits first, then names. The verdict does not depend on the order in
+// which a map is walked.
 func checkHeaders(h map[string][]string) error {
 	if len(h) > 2+limits.AppHeaders+limits.SystemHeaders {
 		return denial.New(denial.TooLarge, "%d headers", len(h))
+	}
+	for i, name := range [...]string{HeaderEnvelope, HeaderSignature} {
+		most := [...]int{limits.Envelope, limits.Signature}[i]
+		if v := h[name]; len(v) == 1 && len(v[0]) > most {
+			return denial.New(denial.TooLarge, "%s of %d bytes, of %d", name, len(v[0]), most)
+		}
 	}
 	var t tally
 	for name, values := range h {
@@ -65,9 +91,10 @@ func checkHeaders(h map[string][]string) error {
 			if len(values) != 1 {
 				t.blame(name)
 			}
-			t.system++
-		case strings.EqualFold(name, HeaderMsgID):
+			t.system += len(values)
+		case equalFold(name, "nats-msg-id"):
 			t.blame(name)
+			t.system += len(values)
 		case reserved(name):
 			t.system += len(values)
 		default:

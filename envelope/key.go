@@ -68,6 +68,13 @@ func (p point) strict() bool {
 	return less(p, prime)
 }
 
+// formed reports whether a signature is in its one encoding: R by the rules of
+// keys, and S below the order of the base point.
+func formed(signature *[ed25519.SignatureSize]byte) bool {
+	r, s := point(signature[:32]), point(signature[32:])
+	return r.strict() && less(s, groupOrder)
+}
+
 // less compares little-endian numbers.
 func less(a, b point) bool {
 	for i := len(a) - 1; i >= 0; i-- {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
-	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
@@ -19,6 +18,7 @@ type Message struct {
 	Subject string
 	Header  map[string][]string
 	Data    []byte
+	Reply   string // the NATS reply field: nobody signed it, and nothing goes there
 }
 
 // Unverified is a message whose syntax is right and which nobody has verified:
@@ -33,20 +33,26 @@ type Unverified struct {
 }
 
 // Parse checks limits, syntax and version of a received message and nothing
-// else. Refusals: TooLarge, BadEnvelope, BadVersion, Loop.
+// else. Where several things are wrong the reason is the first of these; within
+// one of them all have the same: TooLarge, BadEnvelope for the headers,
+// BadVersion, BadEnvelope for the fields, Loop, and for the signature's form
+// BadEnvelope, BadVersion or BadSignature.
 func Parse(m Message) (*Unverified, error) {
 	if err := checkSizes(m.Subject, m.Data); err != nil {
 		return nil, err
 	}
-	text, err := only(m.Header, HeaderEnvelope, limits.Envelope)
-	if err != nil {
-		return nil, err
-	}
-	signature, err := only(m.Header, HeaderSignature, limits.Signature)
-	if err != nil {
-		return nil, err
-	}
 	if err := checkHeaders(m.Header); err != nil {
+		return nil, err
+	}
+	if m.Subject == "" {
+		return nil, malformed("no subject")
+	}
+	text, err := only(m.Header, HeaderEnvelope)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := only(m.Header, HeaderSignature)
+	if err != nil {
 		return nil, err
 	}
 	fields, err := decode(text)
@@ -62,9 +68,6 @@ func Parse(m Message) (*Unverified, error) {
 		return nil, malformed("%s is not the nonce", HeaderMsgID)
 	}
 	u := &Unverified{msg: m, text: text, fields: fields}
-	if err := u.decodeSignature(signature); err != nil {
-		return nil, err
-	}
 	raw, err := nkeys.Decode(nkeys.PrefixByteUser, []byte(fields.Key))
 	if err != nil || copy(u.key[:], raw) != len(u.key) || len(raw) != len(u.key) {
 		return nil, malformed("key is not a public user nkey")
@@ -72,18 +75,21 @@ func Parse(m Message) (*Unverified, error) {
 	if !u.key.strict() {
 		return nil, malformed("key is of small order or not canonical")
 	}
+	if err := checkHops(&fields); err != nil {
+		return nil, err
+	}
+	if err := u.decodeSignature(signature); err != nil {
+		return nil, err
+	}
 	decodeExact(u.nonce[:], fields.Nonce) // decode has checked it
 	return u, nil
 }
 
 // only returns the one value of a header of ours.
-func only(h map[string][]string, name string, most int) (string, error) {
+func only(h map[string][]string, name string) (string, error) {
 	values := h[name]
 	if len(values) != 1 {
 		return "", malformed("%d %s headers", len(values), name)
-	}
-	if len(values[0]) > most {
-		return "", denial.New(denial.TooLarge, "%s of %d bytes, of %d", name, len(values[0]), most)
 	}
 	return values[0], nil
 }
@@ -96,8 +102,7 @@ func (u *Unverified) decodeSignature(value string) error {
 	if !ok || !decodeExact(u.signature[:], text) {
 		return malformed("%s is not %s and 64 bytes in base64url", HeaderSignature, scheme)
 	}
-	r, s := point(u.signature[:32]), point(u.signature[32:])
-	if !r.strict() || !less(s, groupOrder) {
+	if !formed(&u.signature) {
 		return denial.New(denial.BadSignature, "signature is not in its one valid encoding")
 	}
 	return nil
@@ -140,7 +145,7 @@ func (u *Unverified) CheckSubject(space subject.Space) (subject.Parsed, error) {
 }
 
 // CheckTime checks that the message is fresh at now, and that its sender still
-// waits. For a stored message, now is the time at which the stream took it.
+// waits. For a stored message there is CheckStored.
 // Refusals: Stale, Future, DeadlinePassed.
 func (u *Unverified) CheckTime(now time.Time, w Window) error {
 	if err := w.check(u.fields.Time, now); err != nil {

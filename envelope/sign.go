@@ -35,6 +35,9 @@ func Sign(trustDomain string, k Signer, f Fields, subject string, app map[string
 	if err := checkSizes(subject, payload); err != nil {
 		return nil, Digest{}, err
 	}
+	if subject == "" {
+		return nil, Digest{}, malformed("no subject")
+	}
 	if err := binding(subject, request); err != nil {
 		return nil, Digest{}, err
 	}
@@ -55,6 +58,9 @@ func Sign(trustDomain string, k Signer, f Fields, subject string, app map[string
 		return nil, Digest{}, err
 	}
 	if err := checkReplyFields(&f, request != nil); err != nil {
+		return nil, Digest{}, err
+	}
+	if err := checkHops(&f); err != nil {
 		return nil, Digest{}, err
 	}
 	var room [limits.Envelope + signatureLen]byte
@@ -97,8 +103,6 @@ func signedNames(app map[string][]string) ([]string, error) {
 
 func checkSizes(subj string, payload []byte) error {
 	switch {
-	case subj == "":
-		return malformed("no subject")
 	case len(subj) > limits.Subject:
 		return denial.New(denial.TooLarge, "subject of %d bytes, of %d", len(subj), limits.Subject)
 	case len(payload) > limits.Payload:
