@@ -32,7 +32,7 @@ func TestAdmission(t *testing.T) {
 	own := m.authority.chain(t, reader, 48*time.Hour, "handle:read:logs", "publish:orders")
 	lent := m.authority.delegate(t, m.authority.chain(t, writer, 48*time.Hour, "write:logs"), lender, reader, 20*time.Minute, "write:logs")
 	m.registry.add(reader, public(t, key), authcallout.Admission{Epoch: "3.1", Chains: []*capability.Chain{own, lent},
-		Plain: authcallout.Plain{Subscribe: []string{"legacy.x"}}})
+		Plain: authcallout.Plain{Subscribe: []string{"legacy.x"}}, Footing: "foot"})
 	cert := m.agents.sign(t, "reader", nil)
 
 	nc, err := m.connect(cert, nkey(t, key), nats.Token("v1:"+lent.Digest()), nats.Name("liar"))
@@ -58,7 +58,7 @@ func TestAdmission(t *testing.T) {
 	slices.Sort(digests)
 	if s.Agent != reader || s.Instance != agentid.InstanceOf(public(t, key)) || s.Epoch != "3.1" || s.ServerID != m.srv.ID() ||
 		!nkeys.IsValidPublicUserKey(s.UserKey) || s.Host != "127.0.0.1" || s.Certificate != cert.Leaf.SerialNumber.Text(16) ||
-		!slices.Equal(s.Chains, digests) || !slices.Equal(s.Via, []agentid.ID{writer}) {
+		!slices.Equal(s.Chains, digests) || !slices.Equal(s.Via, []agentid.ID{writer}) || s.Footing != "foot" {
 		t.Errorf("got session %+v", s)
 	}
 	// The grant shrinks when the lent chain ends, and the session is over by then.

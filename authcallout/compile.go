@@ -16,6 +16,7 @@ type Subject struct {
 	Instance agentid.Instance
 	Scopes   []capability.Scope // the union of the agent's valid chains, any order
 	Plain    Plain
+	Durables []string // names of the agent's durable subscriptions
 }
 
 // The buckets that a grant names.
@@ -81,11 +82,20 @@ const (
 //
 //	sub mesh.event.*.t
 //
+// A durable subscription named n adds, with C the consumer A_n,
+//
+//	pub $JS.API.CONSUMER.MSG.NEXT.MESH_EVENTS.C   take what is stored for it
+//	pub $JS.API.CONSUMER.INFO.MESH_EVENTS.C       see how much that is
+//	pub $JS.ACK.MESH_EVENTS.C.*.*.*.*.*           acknowledge it, in the two
+//	pub $JS.ACK.*.*.MESH_EVENTS.C.*.*.*.*.*       forms that servers use
+//
+// and no right over consumers or streams: which topics a consumer hands out is
+// the control plane's to say.
+//
 // A plain right adds its literal subject.
 //
 // A wildcard never stands for more than one token where an agent may publish,
-// and never for a sender. The direct reads end in "*" because one that ends in
-// ">" also asks for the newest record of anybody.
+// and never for a sender.
 //
 // Compile refuses a nameless or reserved agent, a scope that cannot stand in a
 // token, plain rights that [Plain.Check] refuses, and a grant too large for one
@@ -97,11 +107,16 @@ func Compile(space subject.Space, in Subject) (Grant, error) {
 	if in.Agent.Reserved() {
 		return Grant{}, denial.New(denial.ReservedName, "agent ID %q belongs to the mesh", in.Agent)
 	}
-	most := 10 + 2*len(in.Scopes)
+	most := 10 + 2*len(in.Scopes) + 4*len(in.Durables)
 	c := compiler{space: space, agent: in.Agent, publish: make([]Line, 0, most), subscribe: make([]Line, 0, most)}
 	c.every(in.Instance)
 	for _, s := range in.Scopes {
 		if err := c.scope(s); err != nil {
+			return Grant{}, err
+		}
+	}
+	for _, name := range in.Durables {
+		if err := c.durable(name); err != nil {
 			return Grant{}, err
 		}
 	}
@@ -183,6 +198,21 @@ func (c *compiler) scope(s capability.Scope) error {
 	default:
 		c.pub(c.space.Call(c.agent, dotted), from)
 		c.pub(c.space.AskAny(c.agent, dotted), from)
+	}
+	return nil
+}
+
+func (c *compiler) durable(name string) error {
+	// The same form as an agent's, which has neither a dot nor an underscore: a
+	// name cannot make the consumer another agent's, nor a pattern.
+	if _, err := agentid.Parse(name); err != nil {
+		return denial.New(denial.BadInput, "durable subscription %q: %w", name, err)
+	}
+	consumer, from := subject.Consumer(c.agent, name), FromDurable+" "+name
+	c.pub(subject.Pull(consumer), from)
+	c.pub(subject.ConsumerInfo(consumer), from)
+	for _, s := range subject.Acks(consumer) {
+		c.pub(s, from)
 	}
 	return nil
 }

@@ -167,7 +167,7 @@ func (s *Service) admit(req *jwt.AuthorizationRequestClaims, d *Decision, now ti
 	}
 	// An active agent without any right is admitted: what every agent may do lets
 	// it receive the delegation that it waits for, and nothing else.
-	grant, err := Compile(s.cfg.Space, Subject{Agent: cert.ID, Instance: adm.Instance, Scopes: scopes, Plain: adm.Plain})
+	grant, err := Compile(s.cfg.Space, Subject{Agent: cert.ID, Instance: adm.Instance, Scopes: scopes, Plain: adm.Plain, Durables: adm.Durables})
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +182,7 @@ func (s *Service) admit(req *jwt.AuthorizationRequestClaims, d *Decision, now ti
 	session := Session{
 		Agent: cert.ID, Instance: adm.Instance, Epoch: adm.Epoch,
 		ServerID: req.Server.ID, ClientID: ci.ID, Host: d.Host, UserKey: req.UserNkey,
-		Issued: now, Expires: expires, Certificate: cert.Serial,
+		Issued: now, Expires: expires, Certificate: cert.Serial, Footing: adm.Footing,
 	}
 	session.Chains, session.Via = basis(adm.Chains)
 	if err := s.cfg.Registry.Open(ctx, session); err != nil {

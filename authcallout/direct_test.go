@@ -401,7 +401,7 @@ func TestAdmissionIsChecked(t *testing.T) {
 		"nil chain":      {authcallout.Admission{Chains: []*capability.Chain{nil}}, denial.Internal},
 		"zero chain":     {authcallout.Admission{Chains: []*capability.Chain{{}}}, denial.NotHolder},
 		"future chain":   {authcallout.Admission{Chains: []*capability.Chain{notYet}}, denial.TokenNotYet},
-		"bad plain":      {authcallout.Admission{Plain: authcallout.Plain{Publish: []string{"$SYS.REQ.SERVER.PING"}}}, denial.BadInput},
+		"bad plain":      {authcallout.Admission{Plain: authcallout.Plain{Publish: []string{"$SYS.REQ.SERVER.PING"}}}, denial.BadPlain},
 	} {
 		d.registry.add(reader, public(t, d.key), c.adm)
 		resp, dec := d.ask(t, d.request(t))

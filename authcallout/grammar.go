@@ -16,6 +16,7 @@ type grammar struct {
 	calls                   map[string]bool // dotted scopes that may be called
 	handles                 map[string]bool // dotted scopes that may be handled
 	publishes, subscribes   map[string]bool // topics
+	durables                map[string]bool // consumer names
 	plainPub, plainSub      map[string]bool
 }
 
@@ -24,7 +25,10 @@ func newGrammar(space subject.Space, in Subject) *grammar {
 		prefix: space.Prefix(), agent: in.Agent.String(), instance: in.Instance.String(),
 		calls: map[string]bool{}, handles: map[string]bool{},
 		publishes: map[string]bool{}, subscribes: map[string]bool{},
-		plainPub: map[string]bool{}, plainSub: map[string]bool{},
+		plainPub: map[string]bool{}, plainSub: map[string]bool{}, durables: map[string]bool{},
+	}
+	for _, name := range in.Durables {
+		g.durables[g.agent+"_"+name] = true
 	}
 	for _, s := range in.Scopes {
 		verb, rest, _ := strings.Cut(s.String(), ":")
@@ -71,7 +75,8 @@ func (g *grammar) mayPublish(s string) bool {
 	}
 	switch t[0] {
 	case "$JS":
-		return s == "$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*" ||
+		return g.mayConsume(t) ||
+			s == "$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*" ||
 			s == "$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*.*" ||
 			s == "$JS.API.DIRECT.GET.KV_MESH_CHAINS.$KV.MESH_CHAINS.*"
 	case "$KV":
@@ -173,3 +178,27 @@ func clean(t []string) bool {
 }
 
 func tail(t []string, from int) string { return strings.Join(t[from:], ".") }
+
+// mayConsume knows what the holder of a consumer may send: pull, look and
+// acknowledge, and of the consumer's name no part may be a wildcard.
+func (g *grammar) mayConsume(t []string) bool {
+	stars := func(t []string) bool {
+		for _, s := range t {
+			if s != "*" {
+				return false
+			}
+		}
+		return true
+	}
+	switch {
+	case len(t) == 7 && t[1] == "API" && t[2] == "CONSUMER" && t[3] == "MSG" && t[4] == "NEXT":
+		return t[5] == "MESH_EVENTS" && g.durables[t[6]]
+	case len(t) == 6 && t[1] == "API" && t[2] == "CONSUMER" && t[3] == "INFO":
+		return t[4] == "MESH_EVENTS" && g.durables[t[5]]
+	case len(t) == 9 && t[1] == "ACK":
+		return t[2] == "MESH_EVENTS" && g.durables[t[3]] && stars(t[4:])
+	case len(t) == 11 && t[1] == "ACK":
+		return stars(t[2:4]) && t[4] == "MESH_EVENTS" && g.durables[t[5]] && stars(t[6:])
+	}
+	return false
+}

@@ -21,8 +21,11 @@ const (
 	FromEvery = "every agent"
 	// FromHandlers marks what an agent may do that handles anything at all.
 	FromHandlers = "every handler"
-	// FromPlain marks a plain right.
-	FromPlain = "plain"
+	// FromDurable begins the reason of what a durable subscription needs; its name
+	// follows.
+	FromDurable = "durable"
+	// FromPlain marks a plain right, and that what comes there proves nothing.
+	FromPlain = "plain (unsigned)"
 )
 
 // Grant is what one instance of an agent may do on its connection. The zero
@@ -56,51 +59,66 @@ func side(lines []Line) jwt.Permission {
 	return jwt.Permission{Allow: allow}
 }
 
-// Allows reports whether the grant permits to publish or to subscribe subj, and
-// by which line. A subscription may be written "subject queue" and its subject
-// may have wildcards: it is allowed if one line covers all that it would match.
-// To publish, the subject must be literal.
+// systemQueue is a queue group that nats-server keeps for itself.
+const systemQueue = "_sys_"
+
+// Allows reports whether nats-server lets a client with this grant publish to or
+// subscribe subj, and by which line. A subscription may be written "subject
+// queue". To the server a wildcard that is asked for is a token like any other:
+// it lets "a.>" be subscribed under a line that ends in "a.*", and a message be
+// published to the literal subject "a.*". Where a line with a queue group
+// matches, lines without one say nothing about groups.
 func (g Grant) Allows(subj string, publish bool) (Line, bool) {
 	subj, queue, queued := strings.Cut(subj, " ")
-	if queued && (publish || queue == "" || strings.Contains(queue, " ")) {
+	if queued && (publish || queue == "" || strings.Contains(queue, " ") || queue == systemQueue) {
 		return Line{}, false
 	}
 	tokens := strings.Split(subj, ".")
-	if !wellFormed(tokens) || publish && strings.ContainsAny(subj, "*>") {
+	if !wellFormed(tokens, publish) {
 		return Line{}, false
 	}
 	lines := g.Subscribe
 	if publish {
 		lines = g.Publish
 	}
+	var by Line
+	ok, group := false, false
 	for _, l := range lines {
-		if (l.Queue == "" || l.Queue == queue) && covers(strings.Split(l.Subject, "."), tokens) {
+		if !covers(strings.Split(l.Subject, "."), tokens) {
+			continue
+		}
+		switch {
+		case l.Queue == "":
+			if !ok && !group {
+				by, ok = l, true
+			}
+		case l.Queue == queue:
 			return l, true
+		case queued:
+			by, ok, group = Line{}, false, true
 		}
 	}
-	return Line{}, false
+	return by, ok
 }
 
-// wellFormed reports whether tokens are those of a subject: none empty, ">" only
-// at the end.
-func wellFormed(tokens []string) bool {
+// wellFormed reports whether tokens are those of a subject: none empty, and in a
+// subscription ">" only at the end.
+func wellFormed(tokens []string, publish bool) bool {
 	for i, t := range tokens {
-		if t == "" || t == ">" && i != len(tokens)-1 {
+		if t == "" || !publish && t == ">" && i != len(tokens)-1 {
 			return false
 		}
 	}
 	return true
 }
 
-// covers reports whether everything that subj matches is matched by pattern.
+// covers reports whether the server finds subj, token by token, under pattern.
 func covers(pattern, subj []string) bool {
 	for i, p := range pattern {
 		switch {
 		case p == ">":
 			return i < len(subj)
-		case i >= len(subj) || subj[i] == ">":
-			return false
-		case p != "*" && p != subj[i]:
+		case i >= len(subj) || p != "*" && p != subj[i]:
 			return false
 		}
 	}

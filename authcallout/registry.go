@@ -37,7 +37,9 @@ type Admission struct {
 	Epoch    string // "3.1": the agent's and the instance's
 	Chains   []*capability.Chain
 	Plain    Plain
-	Session  string // "" or [SessionStock]
+	Durables []string // as in [Subject]
+	Footing  string   // names Plain and Durables for the session; opaque here
+	Session  string   // "" or [SessionStock]
 }
 
 // Session is one issued user JWT: what a revoker needs to find the connection
@@ -54,5 +56,6 @@ type Session struct {
 	Expires     time.Time
 	Chains      []string     // digests of the chains that the grant rests on, sorted
 	Via         []agentid.ID // agents whose delegation it rests on, sorted
+	Footing     string       // of the admission
 	Certificate string       // serial number
 }

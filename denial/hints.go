@@ -9,7 +9,7 @@ func Hint(r Reason) string {
 	case Expired:
 		return "the agent stopped sending heartbeats; it comes back by connecting again, or by sealmesh agent resume ID"
 	case Revoked:
-		return "revocation is final; sealmesh agent add ID --replace gives the name new keys"
+		return "revocation is final; sealmesh agent join ID makes a new instance of an agent, and sealmesh agent add ID --replace gives a revoked name new keys"
 	case Pending:
 		return "the agent has no enrolled instance yet; sealmesh agent join ID makes a join token"
 	case UnlistedAgent:
@@ -24,6 +24,8 @@ func Hint(r Reason) string {
 		return "sealmesh agent grant ID --may-delegate SCOPE allows passing it on"
 	case WildcardScope, BadScope:
 		return "a scope is verb:resource, for example read:logs; wildcards do not exist"
+	case BadPlain:
+		return "a plain right is one literal subject outside the mesh, for example legacy.orders; between agents --call, --handle, --publish and --subscribe give rights"
 	case Loop:
 		return "agents call each other in a circle; look at the trace of the correlation ID"
 	case BadJoinToken:

@@ -14,6 +14,9 @@ const (
 	WrongSubject Reason = "wrong-subject"
 	// SenderMismatch: the subject's sender is not the one who signed.
 	SenderMismatch Reason = "sender-mismatch"
+	// ForeignDelivery: the message came out of a stream, and not on a pull of this
+	// receiver's own.
+	ForeignDelivery Reason = "foreign-delivery"
 	// Loop: the call tree is deeper than the hop limit.
 	Loop Reason = "loop"
 	// Stale: the timestamp is older than the window.
@@ -137,6 +140,8 @@ const (
 const (
 	// BadInput: the request is malformed.
 	BadInput Reason = "bad-input"
+	// BadPlain: the subject cannot be a plain right.
+	BadPlain Reason = "bad-plain"
 	// Conflict: somebody else changed the record at the same time, too often.
 	Conflict Reason = "conflict"
 	// AlreadyExists: the name is taken.

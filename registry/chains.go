@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,10 +17,14 @@ import (
 
 // A chain is stored under its digest, which agents may read. Two indexes, which
 // they cannot: held.<holder>.<digest> tells an instance that just connected which
-// delegations wait for it, and by.<delegator>.<digest>, whose value is the
-// delegation's own digest, counts what an agent has stored.
+// delegations wait for it, and by.<delegator>.<digest> and took.<holder>.<digest>,
+// whose value is the delegation's own digest, count what an agent has stored, and
+// kept.<storer>.<digest> what of it is kept after its end.
 
-// PutChain stores a verified chain until it ends. Storing it again is no error.
+// PutChain stores a verified chain until it ends. One by which events of durable
+// topics can be published is kept for as long after that as such an event is
+// stored: who reads a backlog has to see that it was published while the right
+// ran. Storing it again is no error.
 func (s *Store) PutChain(ctx context.Context, c *capability.Chain) error {
 	ttl := ttlUntil(c.Expires(), s.cfg.Clock())
 	if ttl <= 0 {
@@ -31,12 +36,39 @@ func (s *Store) PutChain(ctx context.Context, c *capability.Chain) error {
 			return err
 		}
 	}
-	_, err := s.create(ctx, ChainsBucket, c.Digest(), []byte(c.Text()), ttl)
+	after, err := s.backlog(ctx, c)
+	if err != nil {
+		return err
+	}
+	_, err = s.create(ctx, ChainsBucket, c.Digest(), []byte(c.Text()), ttl+after)
 	return err
 }
 
-// Upload stores a chain that an agent delegated. Only the delegator may store
-// it, and only so many that it has not ended.
+// backlog is how long events may be stored that the chain lets its holder
+// publish.
+func (s *Store) backlog(ctx context.Context, c *capability.Chain) (time.Duration, error) {
+	if !slices.ContainsFunc(c.Scopes(), publishes) {
+		return 0, nil
+	}
+	topics, err := s.Topics(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var longest int64
+	for _, scope := range c.Scopes() {
+		if t, durable := topics.Find(scope.Dotted()); publishes(scope) && durable {
+			longest = max(longest, t.MaxAge)
+		}
+	}
+	return time.Duration(longest) * time.Second, nil
+}
+
+func publishes(s capability.Scope) bool { return s.Verb() == "publish" }
+
+// Upload stores a delegated chain for its delegator, or for its holder, to whom a
+// chain may be carried by hand. It counts for whoever stores it: a delegator that
+// makes many for somebody takes nothing of the other's quota, and each may have
+// only so many stored that are not ended.
 func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capability.Chain, error) {
 	now := s.cfg.Clock()
 	c, err := capability.Verify(text, s.cfg.Ring, now)
@@ -45,8 +77,8 @@ func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capabi
 	}
 	hops := c.Hops()
 	last := hops[len(hops)-1]
-	if by.IsZero() || len(hops) < 2 || last.By != by {
-		return nil, denial.New(denial.NotHolder, "the last delegation of the chain is not by %q", by)
+	if by.IsZero() || len(hops) < 2 || last.By != by && last.To != by {
+		return nil, denial.New(denial.NotHolder, "the last delegation of the chain is neither by %q nor to it", by)
 	}
 	if err := c.Check(now, s.Directory(ctx)); err != nil {
 		return nil, err
@@ -58,17 +90,44 @@ func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capabi
 	}
 	// Counted after it is written: uploads at the same time see one another, so
 	// that together they stay below the limit.
-	index := byKey(by, c.Digest())
+	index, check := byKey(by, c.Digest()), s.checkUploads
+	if last.By != by {
+		index, check = tookKey(by, c.Digest()), s.checkTaken
+	}
 	if _, err := s.create(ctx, ChainsBucket, index, []byte(last.Token), ttlUntil(c.Expires(), now)); err != nil {
 		return nil, err
 	}
-	if err := s.checkUploads(ctx, by); err != nil {
+	if err := check(ctx, by); err != nil {
+		return nil, errors.Join(err, s.remove(ctx, ChainsBucket, index))
+	}
+	if err := s.keepAfter(ctx, by, c, now); err != nil {
 		return nil, errors.Join(err, s.remove(ctx, ChainsBucket, index))
 	}
 	if err := s.PutChain(ctx, c); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// keepAfter counts what an agent has stored that is kept after its end: many short
+// delegations must not fill the bucket for as long as events live.
+func (s *Store) keepAfter(ctx context.Context, by agentid.ID, c *capability.Chain, now time.Time) error {
+	after, err := s.backlog(ctx, c)
+	if err != nil || after == 0 {
+		return err
+	}
+	index := keptKey(by, c.Digest())
+	if _, err := s.create(ctx, ChainsBucket, index, []byte(c.Digest()), ttlUntil(c.Expires(), now)+after); err != nil {
+		return err
+	}
+	keys, err := s.keys(ctx, ChainsBucket, keptKey(by, "*"))
+	if err == nil && len(keys) > limits.KeptChains {
+		err = denial.New(denial.QuotaExceeded, "agent %q has %d delegations of durable topics stored; lend for longer in place of more often", by, len(keys)-1)
+	}
+	if err != nil {
+		return errors.Join(err, s.remove(ctx, ChainsBucket, index))
+	}
+	return nil
 }
 
 // checkUploads counts the delegations of an agent that are stored and that it
@@ -91,6 +150,16 @@ func (s *Store) checkUploads(ctx context.Context, by agentid.ID) error {
 	})
 	if err == nil && n > limits.UploadedChains {
 		err = denial.New(denial.QuotaExceeded, "agent %q has %d delegations stored; end some", by, n-1)
+	}
+	return err
+}
+
+// checkTaken counts the delegations to an agent that it has stored itself. They
+// end by time: it cannot know which of them were taken back.
+func (s *Store) checkTaken(ctx context.Context, holder agentid.ID) error {
+	keys, err := s.keys(ctx, ChainsBucket, tookKey(holder, "*"))
+	if err == nil && len(keys) > limits.UploadedChains {
+		err = denial.New(denial.QuotaExceeded, "agent %q has taken up %d delegations that have not ended", holder, len(keys)-1)
 	}
 	return err
 }
@@ -132,6 +201,19 @@ func (s *Store) Held(ctx context.Context, holder agentid.ID) ([]string, error) {
 	return out, err
 }
 
+// AllHeld returns the same for everybody, by holder.
+func (s *Store) AllHeld(ctx context.Context) (map[agentid.ID][]string, error) {
+	keys, err := s.keys(ctx, ChainsBucket, "held.*.*")
+	out := map[agentid.ID][]string{}
+	for _, key := range keys {
+		holder, digest, _ := strings.Cut(strings.TrimPrefix(key, "held."), ".")
+		if id, err := agentid.Parse(holder); err == nil {
+			out[id] = append(out[id], digest)
+		}
+	}
+	return out, err
+}
+
 // DelegatedBy returns the chains whose last hop is by the agent, not expired.
 func (s *Store) DelegatedBy(ctx context.Context, by agentid.ID) ([]*capability.Chain, error) {
 	prefix := byKey(by, "")
@@ -161,6 +243,12 @@ func heldKey(holder agentid.ID, digest string) string {
 }
 
 func byKey(by agentid.ID, digest string) string { return "by." + by.String() + "." + digest }
+
+func keptKey(by agentid.ID, digest string) string { return "kept." + by.String() + "." + digest }
+
+func tookKey(holder agentid.ID, digest string) string {
+	return "took." + holder.String() + "." + digest
+}
 
 // Directory answers what a chain's check asks of the registry, reading from the
 // leader. Use one for one decision: it caches what it read.

@@ -37,7 +37,6 @@ func TestUpload(t *testing.T) {
 		text string
 		want denial.Reason
 	}{
-		"by the holder":        {carol, text, denial.NotHolder},
 		"by a third":           {dave, text, denial.NotHolder},
 		"by nobody":            {agentid.ID{}, text, denial.NotHolder},
 		"a root token":         {bob, w.chain(s, bob, "write:reports").Text(), denial.NotHolder},
@@ -393,5 +392,56 @@ func TestUploadQuota(t *testing.T) {
 	}
 	if _, err = s.Upload(ctx, bob, extra); err != nil {
 		t.Errorf("after one was ended: %v", err)
+	}
+}
+
+// A chain that was made offline may be carried to its holder, who stores it. That
+// takes nothing of its delegator's quota, and has a bound of its own.
+func TestHolderUploads(t *testing.T) {
+	w := newWorld(t)
+	s := w.store()
+	ctx := w.ctx()
+	w.lenders(s)
+	upload := func(by agentid.ID, text string) error {
+		_, err := s.Upload(ctx, by, text)
+		return err
+	}
+	for range limits.UploadedChains {
+		c, err := s.Upload(ctx, carol, w.delegate(s, bob, "bob 1", carol, time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Chain(ctx, c.Digest()); err != nil || got.Digest() != c.Digest() {
+			t.Fatalf("got %v, %v for what the holder stored", got, err)
+		}
+	}
+	wantReason(t, "one more", upload(carol, w.delegate(s, bob, "bob 1", carol, time.Hour)), denial.QuotaExceeded)
+	if held, err := s.Held(ctx, carol); err != nil || len(held) != limits.UploadedChains {
+		t.Errorf("carol holds %d, %v", len(held), err)
+	}
+	mine, err := s.Upload(ctx, bob, w.delegate(s, bob, "bob 1", carol, time.Hour))
+	if err != nil {
+		t.Errorf("the delegator's own: %v", err)
+	}
+	if by, err := s.DelegatedBy(ctx, bob); err != nil || len(by) != 1 || by[0].Digest() != mine.Digest() {
+		t.Errorf("delegated by bob: %d, %v", len(by), err)
+	}
+
+	if by, err := s.DelegatedBy(ctx, carol); err != nil || len(by) != 0 {
+		t.Errorf("delegated by carol: %d, %v; what she took up is not what she lends", len(by), err)
+	}
+
+	// What was ended before anybody stored it is not stored.
+	text := w.delegate(s, bob, "bob 1", carol, time.Hour)
+	ended, err := capability.Verify(text, s.Ring(), w.clock.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := ended.Hops()[1]
+	if _, err := s.EndDelegation(ctx, bob, last.Token, last.Expires); err != nil {
+		t.Fatal(err)
+	}
+	for _, by := range []agentid.ID{bob, carol} {
+		wantReason(t, "what was ended before", upload(by, text), denial.TokenTakenBack)
 	}
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -99,21 +100,25 @@ type joinRecord struct {
 	By      string     `json:"by"`
 }
 
+// CheckJoin refuses what no join token can be worth; zero stands for the default.
+func CheckJoin(ttl time.Duration, uses int) error {
+	ttl, uses = cmp.Or(ttl, DefaultJoinTTL), cmp.Or(uses, DefaultJoinUses)
+	if ttl < time.Second || ttl > MaxJoinTTL || uses < 1 || uses > MaxJoinUses {
+		return denial.New(denial.BadInput, "a join token lives 1s to %s and works 1 to %d times", MaxJoinTTL, MaxJoinUses)
+	}
+	return nil
+}
+
 // NewJoin makes a join token for an agent and returns its secret and its end.
 // The secret exists nowhere else.
 func (s *Store) NewJoin(ctx context.Context, id agentid.ID, ttl time.Duration, uses int, by string) (secret string, expires time.Time, err error) {
 	if err := mayOperate(id); err != nil {
 		return "", time.Time{}, err
 	}
-	if ttl == 0 {
-		ttl = DefaultJoinTTL
+	if err := CheckJoin(ttl, uses); err != nil {
+		return "", time.Time{}, err
 	}
-	if uses == 0 {
-		uses = DefaultJoinUses
-	}
-	if ttl < time.Second || ttl > MaxJoinTTL || uses < 1 || uses > MaxJoinUses {
-		return "", time.Time{}, denial.New(denial.BadInput, "a join token lives 1s to %s and works 1 to %d times", MaxJoinTTL, MaxJoinUses)
-	}
+	ttl, uses = cmp.Or(ttl, DefaultJoinTTL), cmp.Or(uses, DefaultJoinUses)
 	a, err := s.Agent(ctx, id)
 	if err != nil {
 		return "", time.Time{}, err

@@ -51,22 +51,7 @@ func (n *NewAgent) defaults() error {
 	if n.Readmit == "" {
 		n.Readmit = ReadmitAttestation
 	}
-	if !slices.Contains([]Kind{Service, Person, Job}, n.Kind) {
-		return denial.New(denial.BadInput, "kind %q is not service, person or job", n.Kind)
-	}
-	if !slices.Contains([]Heartbeat{HeartbeatSession, HeartbeatAlways, HeartbeatNone}, n.Heartbeat) {
-		return denial.New(denial.BadInput, "heartbeat %q is not session, always or none", n.Heartbeat)
-	}
-	if n.Readmit != ReadmitAttestation && n.Readmit != ReadmitManual {
-		return denial.New(denial.BadInput, "readmit %q is not attestation or manual", n.Readmit)
-	}
-	if n.Depth < 0 || n.Depth > limits.Depth {
-		return denial.New(denial.DepthExceeded, "depth %d is not 0 to %d", n.Depth, limits.Depth)
-	}
-	if len(n.Labels) == 0 {
-		n.Labels = nil
-	}
-	return checkLabels(n.Labels)
+	return nil
 }
 
 // mayOperate refuses operations on the names of the mesh itself: a join token
@@ -86,14 +71,16 @@ func (s *Store) Add(ctx context.Context, n NewAgent, by string) (*Agent, error) 
 	if err := n.defaults(); err != nil {
 		return nil, err
 	}
-	rights := n.Rights.Union(Rights{})
-	if _, _, err := rights.Scopes(); err != nil {
-		return nil, err
-	}
 	a := &Agent{
 		Agent: n.Agent, Status: Pending, Epoch: 1, Revision: 1,
 		AgentKind: n.Kind, Heartbeat: n.Heartbeat, Readmit: n.Readmit, Stock: n.Stock,
-		Rights: rights, Depth: n.Depth, Labels: n.Labels,
+		Rights: n.Rights.Union(Rights{}), Depth: n.Depth, Labels: n.Labels,
+	}
+	if err := a.checkSettings(); err != nil {
+		return nil, err
+	}
+	if err := s.checkRights(a.Rights); err != nil {
+		return nil, err
 	}
 	if err := a.checkSize(); err != nil {
 		return nil, err
@@ -133,6 +120,15 @@ func (s *Store) Add(ctx context.Context, n NewAgent, by string) (*Agent, error) 
 	return a, nil
 }
 
+// checkRights refuses what no token may hold, and plain rights that are not
+// plain.
+func (s *Store) checkRights(r Rights) error {
+	if _, _, err := r.Scopes(); err != nil {
+		return err
+	}
+	return s.cfg.Space.CheckPlain(r.Plain.Publish, r.Plain.Subscribe)
+}
+
 func (s *Store) firstTokens(ctx context.Context, a *Agent) ([]string, error) {
 	token, err := s.issueRoot(ctx, a.Agent, a.Rights, a.Depth)
 	if err != nil || token == "" {
@@ -151,15 +147,9 @@ func (s *Store) issueRoot(ctx context.Context, id agentid.ID, r Rights, depth in
 	if len(caps) == 0 {
 		return "", nil
 	}
-	switch {
-	case len(may) == 0:
-		depth = 0
-	case depth == 0:
-		depth = DefaultDepth
-	}
 	now := s.cfg.Clock()
 	text, err := capability.IssueRoot(s.cfg.Tokens, capability.Root{
-		Agent: id, Capabilities: caps, Delegatable: may, Depth: depth,
+		Agent: id, Capabilities: caps, Delegatable: may, Depth: tokenDepth(r, depth),
 		NotBefore: now.Add(-limits.Ahead), Expires: now.Add(s.cfg.TokenTTL),
 	}, now)
 	if err != nil {
@@ -170,6 +160,18 @@ func (s *Store) issueRoot(ctx context.Context, id agentid.ID, r Rights, depth in
 		return "", fmt.Errorf("registry: token just issued does not verify: %w", err)
 	}
 	return c.Digest(), s.PutChain(ctx, c)
+}
+
+// tokenDepth is how often a root token over the rights may be passed on, for the
+// depth of the agent's record.
+func tokenDepth(r Rights, depth int) int {
+	switch {
+	case len(r.MayDelegate) == 0:
+		return 0
+	case depth == 0:
+		return DefaultDepth
+	}
+	return depth
 }
 
 // rootIssuer is issueRoot for a change that may be tried again: the same rights
@@ -194,9 +196,9 @@ func (s *Store) rootIssuer(ctx context.Context, id agentid.ID) func(Rights, int)
 }
 
 // Grant adds rights under a further root token, so that what was delegated
-// under the older ones lives on. A depth other than zero is the agent's from now
-// on, also where its tokens are renewed. Granting what is held already changes
-// nothing.
+// under the older ones lives on; plain rights need no token. A depth other than
+// zero is the agent's from now on, also where its tokens are renewed. Granting
+// what is held already changes nothing.
 func (s *Store) Grant(ctx context.Context, id agentid.ID, r Rights, depth int, by string) (*Agent, error) {
 	if err := mayOperate(id); err != nil {
 		return nil, err
@@ -213,17 +215,20 @@ func (s *Store) Grant(ctx context.Context, id agentid.ID, r Rights, depth int, b
 			return denial.New(denial.WrongState, "agent %q is revoked for ever", id)
 		}
 		union := a.Rights.Union(r)
-		if _, _, err := union.Scopes(); err != nil {
+		if err := s.checkRights(union); err != nil {
 			return err
 		}
-		if union.equal(a.Rights) && (depth == 0 || depth == a.Depth) {
+		otherDepth := depth != 0 && depth != a.Depth
+		if union.equal(a.Rights) && !otherDepth {
 			return errUnchanged
 		}
-		if len(a.Tokens) >= limits.LiveTokens {
+		// What the tokens say already, or cannot say, needs none.
+		needsToken := !union.scopes().equal(a.Rights.scopes()) || otherDepth && !r.scopes().IsZero()
+		if needsToken && len(a.Tokens) >= limits.LiveTokens {
 			return denial.New(denial.QuotaExceeded, "agent %q has %d root tokens; ungrant some first", id, len(a.Tokens))
 		}
 		// The new token must stand alone: what it may pass on it must itself hold.
-		own := r.Union(Rights{})
+		own := r.scopes().Union(Rights{})
 		for _, m := range r.MayDelegate {
 			own = own.Union(holding(m, a.Rights))
 		}
@@ -231,7 +236,7 @@ func (s *Store) Grant(ctx context.Context, id agentid.ID, r Rights, depth int, b
 			a.Depth = depth
 		}
 		a.Rights = union
-		if err := a.checkSize(); err != nil {
+		if err := a.checkSize(); err != nil || !needsToken {
 			return err
 		}
 		token, err := issue(own, a.Depth)
@@ -263,10 +268,20 @@ func holding(s capability.Scope, r Rights) Rights {
 
 // Ungrant takes rights back: every root token that holds one of them ends, what
 // is left of it is issued anew, and the epoch rises, which cuts open sessions.
+// Where plain rights alone are taken, tokens and what was delegated stay.
 func (s *Store) Ungrant(ctx context.Context, id agentid.ID, r Rights, by string) (*Agent, error) {
 	if err := mayOperate(id); err != nil {
 		return nil, err
 	}
+	change, err := s.ungrant(ctx, id, r, s.rootIssuer(ctx, id))
+	if err != nil {
+		return nil, err
+	}
+	return s.changeAgent(ctx, id, by, "ungranted", change)
+}
+
+// ungrant is the change that Ungrant makes to a record.
+func (s *Store) ungrant(ctx context.Context, id agentid.ID, r Rights, issue func(Rights, int) (string, error)) (func(*Agent) error, error) {
 	if r.IsZero() {
 		return nil, denial.New(denial.BadInput, "no right to take back is named")
 	}
@@ -274,8 +289,7 @@ func (s *Store) Ungrant(ctx context.Context, id agentid.ID, r Rights, by string)
 	if err != nil {
 		return nil, err
 	}
-	issue := s.rootIssuer(ctx, id)
-	return s.changeAgent(ctx, id, by, "ungranted", func(a *Agent) error {
+	return func(a *Agent) error {
 		if a.Status == Revoked {
 			return denial.New(denial.WrongState, "agent %q is revoked for ever", id)
 		}
@@ -293,8 +307,15 @@ func (s *Store) Ungrant(ctx context.Context, id agentid.ID, r Rights, by string)
 				return denial.New(denial.NotFound, "agent %q may not delegate %q", id, m)
 			}
 		}
+		if right := a.Rights.Plain.notHeld(r.Plain); right != "" {
+			return denial.New(denial.NotFound, "agent %q does not hold the plain right to %q", id, right)
+		}
 		if a.Rights, err = a.Rights.Without(r); err != nil {
 			return err
+		}
+		a.Epoch++
+		if r.scopes().IsZero() {
+			return nil
 		}
 		var keep []string
 		for _, digest := range a.Tokens {
@@ -316,9 +337,8 @@ func (s *Store) Ungrant(ctx context.Context, id agentid.ID, r Rights, by string)
 			}
 		}
 		a.Tokens = keep
-		a.Epoch++
 		return nil
-	})
+	}, nil
 }
 
 func touches(c *capability.Chain, held, delegatable []capability.Scope) bool {
@@ -341,18 +361,20 @@ func (s *Store) Suspend(ctx context.Context, id agentid.ID, by, reason string) (
 	if err := mayOperate(id); err != nil {
 		return nil, err
 	}
-	return s.changeAgent(ctx, id, by, reason, func(a *Agent) error {
-		switch a.Status {
-		case Suspended:
-			return errUnchanged
-		case Active, Expired:
-		default:
-			return denial.New(denial.WrongState, "agent %q is %s", id, a.Status)
-		}
-		a.Status = Suspended
-		a.Epoch++
-		return nil
-	})
+	return s.changeAgent(ctx, id, by, reason, suspend)
+}
+
+func suspend(a *Agent) error {
+	switch a.Status {
+	case Suspended:
+		return errUnchanged
+	case Active, Expired:
+	default:
+		return denial.New(denial.WrongState, "agent %q is %s", a.Agent, a.Status)
+	}
+	a.Status = Suspended
+	a.Epoch++
+	return nil
 }
 
 // Resume brings a suspended or expired agent back. From expired it is a
@@ -383,19 +405,21 @@ func (s *Store) Revoke(ctx context.Context, id agentid.ID, by, reason string) (*
 	if err := mayOperate(id); err != nil {
 		return nil, err
 	}
-	a, err := s.mendAgent(ctx, id, by, reason, true, func(a *Agent) error {
-		if a.Status == Revoked {
-			return errUnchanged
-		}
-		a.Status = Revoked
-		a.Tokens, a.Voided = nil, nil
-		a.Epoch++
-		return nil
-	})
+	a, err := s.mendAgent(ctx, id, by, reason, true, revoke)
 	if err != nil {
 		return nil, err
 	}
 	return a, s.revokeInstances(ctx, id, by, reason)
+}
+
+func revoke(a *Agent) error {
+	if a.Status == Revoked {
+		return errUnchanged
+	}
+	a.Status = Revoked
+	a.Tokens, a.Voided, a.Durables = nil, nil, nil
+	a.Epoch++
+	return nil
 }
 
 // Remove revokes an agent and hides it from lists. The tombstone stays: a name
@@ -578,7 +602,11 @@ func (s *Store) EndDelegation(ctx context.Context, issuer agentid.ID, token stri
 	if !jws.IsDigest(token) {
 		return nil, denial.New(denial.BadInput, "not the digest of a delegation")
 	}
-	return s.changeAgent(ctx, issuer, issuer.String(), "ended a delegation", func(a *Agent) error {
+	return s.changeAgent(ctx, issuer, issuer.String(), "ended a delegation", s.void(token, expires))
+}
+
+func (s *Store) void(token string, expires time.Time) func(*Agent) error {
+	return func(a *Agent) error {
 		// A receiver may be as far behind as messages may be old.
 		over := s.cfg.Clock().Add(-limits.Window).Unix()
 		switch {
@@ -589,11 +617,11 @@ func (s *Store) EndDelegation(ctx context.Context, issuer agentid.ID, token stri
 		}
 		a.Voided = slices.DeleteFunc(a.Voided, func(v Void) bool { return v.Expires < over })
 		if len(a.Voided) >= limits.Voided {
-			return denial.New(denial.QuotaExceeded, "agent %q has ended %d delegations that still run", issuer, len(a.Voided))
+			return denial.New(denial.QuotaExceeded, "agent %q has ended %d delegations that still run", a.Agent, len(a.Voided))
 		}
 		a.Voided = append(a.Voided, Void{Token: token, Expires: expires.Unix()})
 		return a.checkSize()
-	})
+	}
 }
 
 // RenewTokens issues the root tokens of agents anew whose life is half over, and
@@ -604,12 +632,12 @@ func (s *Store) RenewTokens(ctx context.Context) error {
 	agents, err := s.Agents(ctx, false)
 	errs := []error{err}
 	for _, a := range agents {
-		if a.Status == Revoked || len(a.Tokens) == 0 && a.Rights.IsZero() {
+		if a.Status == Revoked || len(a.Tokens) == 0 && !a.Rights.scoped() {
 			continue
 		}
 		issue := s.rootIssuer(ctx, a.Agent)
 		_, err := s.changeAgent(ctx, a.Agent, agentid.Control.String(), "tokens renewed", func(a *Agent) error {
-			if a.Status == Revoked {
+			if a.Status == Revoked || len(a.Tokens) == 0 && !a.Rights.scoped() {
 				return errUnchanged
 			}
 			return s.renewTokens(ctx, a, issue)

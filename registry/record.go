@@ -82,6 +82,7 @@ type Agent struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Tokens    []string          `json:"tokens,omitempty"` // digests of the live root tokens
 	Voided    []Void            `json:"voided,omitempty"`
+	Durables  []Durable         `json:"durables,omitempty"`
 	Removed   bool              `json:"removed,omitempty"` // hidden from lists; always revoked
 	Changed   Change            `json:"changed"`
 }
@@ -122,8 +123,9 @@ type EpochEntry struct {
 // Keys of the registry bucket that are not agents'. Their first token is a
 // reserved ID, so no agent can be registered over them.
 const (
-	TickKey = "sealmesh.tick"
-	RingKey = "sealmesh.keys"
+	TickKey   = "sealmesh.tick"
+	RingKey   = "sealmesh.keys"
+	TopicsKey = "sealmesh.topics"
 )
 
 // InstanceKey is the bucket key of an instance's record.
@@ -218,6 +220,7 @@ func (a *Agent) clone() *Agent {
 	b.Rights = a.Rights.clone()
 	b.Tokens = slices.Clone(a.Tokens)
 	b.Voided = slices.Clone(a.Voided)
+	b.Durables = cloneDurables(a.Durables)
 	if a.Labels != nil {
 		b.Labels = make(map[string]string, len(a.Labels))
 		for k, v := range a.Labels {

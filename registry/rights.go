@@ -16,25 +16,84 @@ type Rights struct {
 	Publish     []string           `json:"publish,omitempty"`
 	Subscribe   []string           `json:"subscribe,omitempty"`
 	MayDelegate []capability.Scope `json:"may_delegate,omitempty"` // as scopes: read:logs, publish:news
+	Plain       Plain              `json:"plain,omitzero"`
+}
+
+// Plain are rights outside the mesh: literal subjects of services that do not
+// speak it. They are in no token, cannot be passed on, and are worth something
+// to the broker alone: nothing that arrives there is signed.
+type Plain struct {
+	Publish   []string `json:"publish,omitempty"`
+	Subscribe []string `json:"subscribe,omitempty"`
 }
 
 // IsZero reports whether nothing is given.
-func (r Rights) IsZero() bool {
-	return len(r.Call)+len(r.Handle)+len(r.Publish)+len(r.Subscribe)+len(r.MayDelegate) == 0
+func (p Plain) IsZero() bool { return len(p.Publish)+len(p.Subscribe) == 0 }
+
+func (p Plain) clone() Plain { return Plain{slices.Clone(p.Publish), slices.Clone(p.Subscribe)} }
+
+func (p Plain) equal(o Plain) bool {
+	return slices.Equal(p.Publish, o.Publish) && slices.Equal(p.Subscribe, o.Subscribe)
+}
+
+// union returns the rights of both, sorted and unique.
+func (p Plain) union(o Plain) Plain {
+	return Plain{
+		Publish:   sortTopics(slices.Concat(p.Publish, o.Publish)),
+		Subscribe: sortTopics(slices.Concat(p.Subscribe, o.Subscribe)),
+	}
+}
+
+// without returns the rights less those of o.
+func (p Plain) without(o Plain) Plain {
+	return Plain{Publish: lessTopics(p.Publish, o.Publish), Subscribe: lessTopics(p.Subscribe, o.Subscribe)}
+}
+
+// notHeld returns a right of o that p has not, as words, and the empty text
+// where there is none.
+func (p Plain) notHeld(o Plain) string {
+	for _, s := range o.Publish {
+		if !slices.Contains(p.Publish, s) {
+			return "publish " + s
+		}
+	}
+	for _, s := range o.Subscribe {
+		if !slices.Contains(p.Subscribe, s) {
+			return "subscribe " + s
+		}
+	}
+	return ""
+}
+
+// IsZero reports whether nothing is given.
+func (r Rights) IsZero() bool { return !r.scoped() && len(r.MayDelegate) == 0 && r.Plain.IsZero() }
+
+// scoped reports whether any of the rights is one that a token holds.
+func (r Rights) scoped() bool {
+	return len(r.Call)+len(r.Handle)+len(r.Publish)+len(r.Subscribe) > 0
+}
+
+// scopes returns the rights without those that are in no token.
+func (r Rights) scopes() Rights {
+	r.Plain = Plain{}
+	return r
 }
 
 func (r Rights) clone() Rights {
-	return Rights{slices.Clone(r.Call), slices.Clone(r.Handle), slices.Clone(r.Publish), slices.Clone(r.Subscribe), slices.Clone(r.MayDelegate)}
+	return Rights{
+		Call: slices.Clone(r.Call), Handle: slices.Clone(r.Handle), Publish: slices.Clone(r.Publish), Subscribe: slices.Clone(r.Subscribe),
+		MayDelegate: slices.Clone(r.MayDelegate), Plain: r.Plain.clone(),
+	}
 }
 
 func (r Rights) equal(o Rights) bool {
 	return slices.Equal(r.Call, o.Call) && slices.Equal(r.Handle, o.Handle) && slices.Equal(r.Publish, o.Publish) &&
-		slices.Equal(r.Subscribe, o.Subscribe) && slices.Equal(r.MayDelegate, o.MayDelegate)
+		slices.Equal(r.Subscribe, o.Subscribe) && slices.Equal(r.MayDelegate, o.MayDelegate) && r.Plain.equal(o.Plain)
 }
 
 // Scopes returns the rights as token scopes, sorted and unique, and which of
-// them may be passed on. It refuses what no token may hold, and a may-delegate
-// that is not among the rights.
+// them may be passed on; plain rights are none. It refuses what no token may
+// hold, and a may-delegate that is not among the rights.
 func (r Rights) Scopes() (capabilities, delegatable []capability.Scope, err error) {
 	for _, s := range r.Call {
 		switch s.Verb() {
@@ -90,6 +149,7 @@ func (r Rights) Union(o Rights) Rights {
 		Publish:     sortTopics(slices.Concat(r.Publish, o.Publish)),
 		Subscribe:   sortTopics(slices.Concat(r.Subscribe, o.Subscribe)),
 		MayDelegate: sortScopes(slices.Concat(r.MayDelegate, o.MayDelegate)),
+		Plain:       r.Plain.union(o.Plain),
 	}
 }
 
@@ -99,14 +159,12 @@ func (r Rights) Without(o Rights) (Rights, error) {
 	gone := func(list, minus []capability.Scope) []capability.Scope {
 		return slices.DeleteFunc(slices.Clone(list), func(s capability.Scope) bool { return slices.Contains(minus, s) })
 	}
-	topics := func(list, minus []string) []string {
-		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(minus, s) })
-	}
 	out := Rights{
 		Call:      gone(r.Call, o.Call),
 		Handle:    gone(r.Handle, o.Handle),
-		Publish:   topics(r.Publish, o.Publish),
-		Subscribe: topics(r.Subscribe, o.Subscribe),
+		Publish:   lessTopics(r.Publish, o.Publish),
+		Subscribe: lessTopics(r.Subscribe, o.Subscribe),
+		Plain:     r.Plain.without(o.Plain),
 	}
 	left, _, err := out.Scopes()
 	if err != nil {
@@ -128,4 +186,8 @@ func sortScopes(s []capability.Scope) []capability.Scope {
 func sortTopics(s []string) []string {
 	slices.Sort(s)
 	return slices.Compact(s)
+}
+
+func lessTopics(list, minus []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(minus, s) })
 }

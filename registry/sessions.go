@@ -25,9 +25,10 @@ type Session struct {
 	UserKey     string           `json:"user_key"`
 	Issued      time.Time        `json:"issued"`
 	Expires     time.Time        `json:"expires"`
-	Chains      []string         `json:"chains,omitempty"` // digests that the grant rests on
-	Via         []agentid.ID     `json:"via,omitempty"`    // agents whose delegations it rests on
-	Certificate string           `json:"certificate"`      // serial
+	Chains      []string         `json:"chains,omitempty"`  // digests that the grant rests on
+	Via         []agentid.ID     `json:"via,omitempty"`     // agents whose delegations it rests on
+	Footing     string           `json:"footing,omitempty"` // of the agent's record when it was admitted
+	Certificate string           `json:"certificate"`       // serial
 }
 
 // Older reports whether the session was admitted before the records' epochs.

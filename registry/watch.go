@@ -11,11 +11,13 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 )
 
-// Event is one record as it was or became; exactly one of Agent and Instance is
-// set. Current is false for the records that were there when the watch began.
+// Event is one record as it was or became; exactly one of Agent, Instance and
+// Topics is set. Current is false for the records that were there when the watch
+// began.
 type Event struct {
 	Agent    *Agent
 	Instance *Instance
+	Topics   *Topics
 	Current  bool
 }
 
@@ -77,6 +79,14 @@ func (s *Store) decodeEvent(key, text string) (Event, bool) {
 			return Event{}, false
 		}
 		return Event{Instance: i}, s.raise(key, floor{i.Epoch, i.Revision}, floor{}) == nil
+	}
+	if key == TopicsKey {
+		t, err := DecodeTopics(text, s.cfg.Ring, now)
+		if err != nil {
+			s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
+			return Event{}, false
+		}
+		return Event{Topics: t}, s.raise(key, floor{revision: t.Revision}, floor{}) == nil
 	}
 	id, err := agentid.Parse(key)
 	if err != nil {

@@ -3,11 +3,13 @@ package controlplane
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"slices"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
@@ -18,13 +20,20 @@ func (p *Plane) admin(ctx context.Context, by agentid.ID, req wire.AdminRequest)
 	if len(req.Reason) > limits.Reason {
 		return nil, denial.New(denial.BadInput, "a reason has at most %d characters", limits.Reason)
 	}
+	if req.DryRun && !dry(req.Op) {
+		return nil, denial.New(denial.BadInput, "%s cuts nothing that a dry run could tell of", req.Op)
+	}
 	switch req.Op {
 	case wire.OpList:
-		return p.list(ctx)
+		return p.list(ctx, req.After)
 	case wire.OpStatus:
 		return p.status(ctx)
 	case wire.OpAdd:
 		return p.add(ctx, by, req)
+	case wire.OpTopics, wire.OpTopicAdd, wire.OpTopicRemove:
+		return p.topics(ctx, by, req)
+	case wire.OpLint:
+		return p.lint(ctx)
 	case wire.OpEnd:
 		return p.end(ctx, req)
 	}
@@ -33,7 +42,7 @@ func (p *Plane) admin(ctx context.Context, by agentid.ID, req wire.AdminRequest)
 		return nil, denial.New(denial.BadInput, "%w", err)
 	}
 	result, err := p.operate(ctx, by, id, inst, req)
-	if req.Op != wire.OpShow {
+	if req.Op != wire.OpShow && req.Op != wire.OpDelegated && !req.DryRun {
 		p.change(by, id, inst, string(req.Op), req.Reason, err)
 	}
 	return result, err
@@ -47,7 +56,15 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 	if !inst.IsZero() && req.Op != wire.OpRevoke {
 		return nil, denial.New(denial.BadInput, "%s works on an agent, not on one instance", req.Op)
 	}
+	if err := p.governable(ctx, by, id, inst, req); err != nil {
+		return nil, err
+	}
+	if req.DryRun {
+		return p.dryRun(ctx, id, inst, req)
+	}
 	switch req.Op {
+	case wire.OpDelegated:
+		return p.delegated(ctx, id)
 	case wire.OpShow:
 		a, err := p.store.Agent(ctx, id)
 		if err != nil {
@@ -60,6 +77,8 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 			return nil, err
 		}
 		return p.view(ctx, a)
+	case wire.OpSet:
+		return p.set(ctx, by, id, req.Settings)
 	case wire.OpUngrant:
 		return p.cutAfter(ctx, id, start, func() (*registry.Agent, error) { return p.store.Ungrant(ctx, id, req.Rights, by.String()) })
 	case wire.OpJoin:
@@ -102,6 +121,12 @@ func (p *Plane) add(ctx context.Context, by agentid.ID, req wire.AdminRequest) (
 	if req.New == nil {
 		return nil, denial.New(denial.BadInput, "add needs an agent")
 	}
+	if req.Join != nil {
+		// Before the record is written, which would stay.
+		if err := registry.CheckJoin(req.Join.TTL, req.Join.Uses); err != nil {
+			return nil, err
+		}
+	}
 	_, err := p.store.Add(ctx, *req.New, by.String())
 	p.change(by, req.New.Agent, agentid.Instance{}, string(wire.OpAdd), req.Reason, err)
 	if err != nil {
@@ -112,6 +137,9 @@ func (p *Plane) add(ctx context.Context, by agentid.ID, req wire.AdminRequest) (
 			p.cutSoon(req.New.Agent)
 			return nil, err
 		}
+	}
+	if req.NoJoin {
+		return wire.AddResult{Schema: wire.JoinSchema, Agent: req.New.Agent, URL: p.URL()}, nil
 	}
 	return p.join(ctx, req.New.Agent, req.Join, by)
 }
@@ -130,33 +158,67 @@ func (p *Plane) join(ctx context.Context, id agentid.ID, spec *wire.JoinSpec, by
 
 // end takes back any delegation, whoever made it.
 func (p *Plane) end(ctx context.Context, req wire.AdminRequest) (any, error) {
-	c, err := p.store.Chain(ctx, req.Chain)
+	digest, text := req.Chain, ""
+	if !jws.IsDigest(req.Chain) {
+		digest, text = jws.Digest(req.Chain), req.Chain
+	}
+	c, err := p.chainToEnd(ctx, digest, text)
 	if err != nil {
 		return nil, err
 	}
-	hops := c.Hops()
-	if len(hops) < 2 {
+	if len(c.Hops()) < 2 {
 		return nil, denial.New(denial.BadInput, "this is a root token; sealmesh agent ungrant takes its rights back")
 	}
-	return p.endDelegation(ctx, hops[len(hops)-1].By, req.Chain)
+	if req.DryRun {
+		return p.dryEnd(ctx, c)
+	}
+	return p.endDelegation(ctx, c)
 }
 
-func (p *Plane) list(ctx context.Context) (any, error) {
+// list returns the agents behind one, as many as fit into an answer: half of what
+// the server takes in a message, so that a signature and headers do not matter.
+func (p *Plane) list(ctx context.Context, after agentid.ID) (any, error) {
 	agents, err := p.store.Agents(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	slices.SortFunc(agents, func(a, b *registry.Agent) int { return cmp.Compare(a.Agent.String(), b.Agent.String()) })
+	// All at once: three questions for each of them would take seconds.
+	everyInstance, err := p.store.Instances(ctx, agentid.ID{})
+	if err != nil {
+		return nil, err
+	}
+	everySession, err := p.store.Sessions(ctx, agentid.ID{})
+	if err != nil {
+		return nil, err
+	}
+	held, err := p.store.AllHeld(ctx)
+	if err != nil {
+		return nil, err
+	}
+	instances, sessions := map[agentid.ID][]*registry.Instance{}, map[agentid.ID][]registry.Session{}
+	for _, i := range everyInstance {
+		instances[i.Agent] = append(instances[i.Agent], i)
+	}
+	for _, s := range everySession {
+		sessions[s.Agent] = append(sessions[s.Agent], s)
+	}
 	out := wire.AgentList{Schema: wire.AgentsSchema, Agents: []wire.AgentView{}}
+	room := p.ctrl.MaxPayload() / 2
 	for _, a := range agents {
-		if a.Agent == agentid.Control {
+		if a.Agent == agentid.Control || a.Agent.String() <= after.String() {
 			continue
 		}
-		v, err := p.view(ctx, a)
+		v := p.viewOf(ctx, a, instances[a.Agent], sessions[a.Agent], held[a.Agent])
+		v.Schema = ""
+		text, err := json.Marshal(v)
 		if err != nil {
 			return nil, err
 		}
-		v.Schema = ""
+		if room -= int64(len(text)) + 1; room < 0 && len(out.Agents) > 0 {
+			out.Next = out.Agents[len(out.Agents)-1].Agent
+			break
+		}
 		out.Agents = append(out.Agents, v)
 	}
 	return out, nil
@@ -164,23 +226,33 @@ func (p *Plane) list(ctx context.Context) (any, error) {
 
 // view is one agent as operators see it.
 func (p *Plane) view(ctx context.Context, a *registry.Agent) (wire.AgentView, error) {
+	instances, err := p.store.Instances(ctx, a.Agent)
+	if err != nil {
+		return wire.AgentView{}, err
+	}
+	sessions, err := p.store.Sessions(ctx, a.Agent)
+	if err != nil {
+		return wire.AgentView{}, err
+	}
+	held, err := p.store.Held(ctx, a.Agent)
+	if err != nil {
+		return wire.AgentView{}, err
+	}
+	return p.viewOf(ctx, a, instances, sessions, held), nil
+}
+
+// viewOf is view of what was read: the agent's instances, sessions and the digests
+// of the chains that it holds.
+func (p *Plane) viewOf(ctx context.Context, a *registry.Agent, instances []*registry.Instance, sessions []registry.Session, held []string) wire.AgentView {
 	v := wire.AgentView{
 		Schema: wire.AgentSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Kind: a.AgentKind,
-		Heartbeat: a.Heartbeat, Readmit: a.Readmit,
+		Heartbeat: a.Heartbeat, Readmit: a.Readmit, Stock: a.Stock, Depth: a.Depth,
 		Call: list(a.Rights.Call), Handle: list(a.Rights.Handle), Publish: list(a.Rights.Publish), Subscribe: list(a.Rights.Subscribe),
-		MayDelegate: list(a.Rights.MayDelegate), Labels: a.Labels, Instances: []wire.InstanceView{}, Delegated: []wire.DelegatedView{},
+		MayDelegate: list(a.Rights.MayDelegate), Plain: wire.PlainView{Publish: list(a.Rights.Plain.Publish), Subscribe: list(a.Rights.Plain.Subscribe)}, Durables: list(a.Durables), Labels: a.Labels, Instances: []wire.InstanceView{}, Delegated: []wire.DelegatedView{},
 		Changed: wire.ChangeView{At: time.Unix(a.Changed.At, 0).UTC(), By: a.Changed.By, Reason: a.Changed.Reason},
 	}
 	if v.Labels == nil {
 		v.Labels = map[string]string{}
-	}
-	instances, err := p.store.Instances(ctx, a.Agent)
-	if err != nil {
-		return v, err
-	}
-	sessions, err := p.store.Sessions(ctx, a.Agent)
-	if err != nil {
-		return v, err
 	}
 	for _, i := range instances {
 		iv := wire.InstanceView{Instance: i.Instance, State: i.State, Epoch: i.Epoch}
@@ -207,10 +279,6 @@ func (p *Plane) view(ctx context.Context, a *registry.Agent) (wire.AgentView, er
 		v.Instances = append(v.Instances, iv)
 	}
 	slices.SortFunc(v.Instances, func(a, b wire.InstanceView) int { return cmp.Compare(a.Instance.String(), b.Instance.String()) })
-	held, err := p.store.Held(ctx, a.Agent)
-	if err != nil {
-		return v, err
-	}
 	dir := p.store.Directory(ctx)
 	for _, digest := range held {
 		c, err := p.store.Chain(ctx, digest)
@@ -220,7 +288,7 @@ func (p *Plane) view(ctx context.Context, a *registry.Agent) (wire.AgentView, er
 		hops := c.Hops()
 		v.Delegated = append(v.Delegated, wire.DelegatedView{From: hops[len(hops)-1].By, Scopes: c.Scopes(), Expires: c.Expires().UTC(), Chain: digest})
 	}
-	return v, nil
+	return v
 }
 
 // list keeps an empty list from becoming null in JSON.

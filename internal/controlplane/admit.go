@@ -41,7 +41,7 @@ func (a *admitter) Admit(ctx context.Context, id agentid.ID, key string, present
 	if pass.Key != key {
 		return authcallout.Admission{}, denial.New(denial.IdentityMismatch, "%s/%s has another key", id, inst)
 	}
-	chains, err := a.chains(ctx, agent, presented)
+	chains, err := a.chains(ctx, agent, presented, p.store.Chain)
 	if err != nil {
 		return authcallout.Admission{}, err
 	}
@@ -51,9 +51,19 @@ func (a *admitter) Admit(ctx context.Context, id agentid.ID, key string, present
 	if err != nil {
 		return authcallout.Admission{}, err
 	}
+	// Before the connection is there: it must not be able to pull what the agent
+	// may no longer have. Not before the agent is back where it had expired:
+	// until then nothing is handed out.
+	var durables []string
+	if len(agent.Durables) > 0 {
+		if durables, err = p.syncDurables(ctx, id); err != nil {
+			return authcallout.Admission{}, err
+		}
+	}
 	out := authcallout.Admission{
-		Instance: inst, Chains: chains,
+		Instance: inst, Chains: chains, Durables: durables,
 		Epoch: envelope.Epoch{Agent: agent.Epoch, Instance: record.Epoch}.String(),
+		Plain: authcallout.Plain(agent.Rights.Plain), Footing: agent.Footing(),
 	}
 	if agent.Stock {
 		out.Session = authcallout.SessionStock
@@ -69,7 +79,7 @@ const endsSoon = 3 * time.Second
 // chains returns the agent's valid chains: its live root tokens, and those of
 // the presented ones that are its own and stand. A presented chain that is worth
 // nothing takes nothing away: it may have ended a moment ago.
-func (a *admitter) chains(ctx context.Context, agent *registry.Agent, presented []string) ([]*capability.Chain, error) {
+func (a *admitter) chains(ctx context.Context, agent *registry.Agent, presented []string, read readChain) ([]*capability.Chain, error) {
 	p := a.p
 	dir := comingBack{p.store.Directory(ctx), agent.Agent}
 	var out []*capability.Chain
@@ -79,7 +89,7 @@ func (a *admitter) chains(ctx context.Context, agent *registry.Agent, presented 
 			continue
 		}
 		seen[digest] = true
-		c, err := p.store.Chain(ctx, digest)
+		c, err := read(ctx, digest)
 		if err == nil && c.Holder() != agent.Agent {
 			err = denial.New(denial.NotHolder, "chain is held by %q", c.Holder())
 		}
@@ -127,7 +137,7 @@ func (a *admitter) Open(ctx context.Context, s authcallout.Session) error {
 	if err := p.store.PutSession(ctx, registry.Session{
 		Agent: s.Agent, Instance: s.Instance, AgentEpoch: e.Agent, Epoch: e.Instance,
 		ServerID: s.ServerID, ClientID: s.ClientID, Host: s.Host, UserKey: s.UserKey,
-		Issued: s.Issued, Expires: s.Expires, Chains: s.Chains, Via: s.Via, Certificate: s.Certificate,
+		Issued: s.Issued, Expires: s.Expires, Chains: s.Chains, Via: s.Via, Footing: s.Footing, Certificate: s.Certificate,
 	}); err != nil {
 		return err
 	}
@@ -151,10 +161,7 @@ func (a *admitter) Open(ctx context.Context, s authcallout.Session) error {
 func (a *admitter) recheck(ctx context.Context, digests []string) error {
 	dir := a.p.store.Directory(ctx)
 	for _, digest := range digests {
-		c, err := a.p.store.Chain(ctx, digest)
-		if err == nil {
-			err = c.Check(a.p.clock(), dir)
-		}
+		err := a.p.stillStands(ctx, digest, dir)
 		if err != nil && denial.Of(err) == "" {
 			return err // could not be read
 		}
@@ -163,6 +170,16 @@ func (a *admitter) recheck(ctx context.Context, digests []string) error {
 		}
 	}
 	return nil
+}
+
+// stillStands reports whether a stored chain is worth something, as the directory
+// says.
+func (p *Plane) stillStands(ctx context.Context, digest string, dir capability.Directory) error {
+	c, err := p.store.Chain(ctx, digest)
+	if err != nil {
+		return err
+	}
+	return c.Check(p.clock(), dir)
 }
 
 func epochText(agent *registry.Agent, i *registry.Instance) string {

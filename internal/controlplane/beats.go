@@ -21,9 +21,8 @@ import (
 )
 
 // startMonitor watches the beats of all instances. They are taken from a plain
-// subscription, not from the stream: an answer of the server that an agent aims
-// at another's beat subject replaces the last beat in the stream, but cannot
-// take a beat away from a subscriber.
+// subscription, not from the stream, which keeps the last message of a subject
+// whatever it is: a subscriber gets every beat, and drops what is not signed.
 func (p *Plane) startMonitor() error {
 	c := p.cfg.Mesh.Config.Heartbeat
 	var err error
@@ -71,7 +70,7 @@ func (p *Plane) onBeat(msg *nats.Msg) {
 	received := p.clock()
 	ctx, cancel := context.WithTimeout(p.ctx, admitTimeout)
 	defer cancel()
-	v, err := p.gate.Admit(ctx, envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, gate.Want{Class: subject.Beat})
+	v, err := p.gate.Admit(ctx, envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data, Reply: msg.Reply}, gate.Want{Class: subject.Beat})
 	var b heartbeat.Beat
 	if err == nil {
 		b, err = heartbeat.Decode(v.Data())
@@ -119,13 +118,25 @@ func (w *watcher) event(e registry.Event) error {
 		old := w.agents[e.Agent.Agent]
 		w.agents[e.Agent.Agent] = e.Agent
 		w.p.epochs.note(e.Agent, e.Current)
-		shrank := old != nil && (e.Agent.Epoch > old.Epoch || voidedMore(old, e.Agent))
+		cut := old != nil && e.Agent.Epoch > old.Epoch
+		shrank := cut || old != nil && voidedMore(old, e.Agent)
 		if e.Current && shrank && !w.p.cutting.busy(e.Agent.Agent, e.Agent.Revision) {
-			w.p.cutSoon(e.Agent.Agent)
+			if cut && e.Agent.Changed.By != e.Agent.Agent.String() {
+				w.p.cutSoon(e.Agent.Agent)
+			} else {
+				w.p.cutLater(e.Agent.Agent) // it may wait for the answer of another replica
+			}
 		}
-		w.always(e.Agent)
+		if e.Current || len(e.Agent.Durables) > 0 {
+			w.p.durables.changed(e.Agent)
+		}
+		w.always(old, e.Agent)
 		for _, i := range w.instances[e.Agent.Agent] {
 			w.observe(i)
+		}
+	case e.Topics != nil:
+		if e.Current {
+			w.p.durables.soonAll()
 		}
 	case e.Instance != nil:
 		all := w.instances[e.Instance.Agent]
@@ -136,7 +147,11 @@ func (w *watcher) event(e registry.Event) error {
 		old := all[e.Instance.Instance]
 		all[e.Instance.Instance] = e.Instance
 		if e.Current && old != nil && e.Instance.Epoch > old.Epoch && !w.p.cutting.busy(e.Instance.Agent, 0) {
-			w.p.cutSoon(e.Instance.Agent)
+			if e.Instance.Changed.By != e.Instance.Agent.String() {
+				w.p.cutSoon(e.Instance.Agent)
+			} else {
+				w.p.cutLater(e.Instance.Agent)
+			}
 		}
 		w.observe(e.Instance)
 	default:
@@ -147,6 +162,7 @@ func (w *watcher) event(e registry.Event) error {
 			instances[id] = maps.Clone(all)
 		}
 		w.p.wg.Go(func() { w.p.lookThrough(agents, instances) })
+		w.p.durables.soon(everybody)
 	}
 	return nil
 }
@@ -158,13 +174,20 @@ func voidedMore(old, now *registry.Agent) bool {
 }
 
 // always has an agent watched that must have a live instance, also while it has
-// none.
-func (w *watcher) always(a *registry.Agent) {
-	if a.Heartbeat != registry.HeartbeatAlways || a.Status != registry.Active {
+// none, and no longer where an operator took that back.
+func (w *watcher) always(old, a *registry.Agent) {
+	switch is := a.Heartbeat == registry.HeartbeatAlways; {
+	case is && a.Status == registry.Active:
+	case !is && old != nil && old.Heartbeat == registry.HeartbeatAlways:
+	default:
 		return
 	}
 	epoch := envelope.Epoch{Agent: a.Epoch}.String()
-	if err := w.p.monitor.Watch(a.Agent, agentid.Instance{}, epoch, heartbeat.Always); err != nil {
+	policy, err := heartbeat.ParsePolicy(string(a.Heartbeat))
+	if err == nil {
+		err = w.p.monitor.Watch(a.Agent, agentid.Instance{}, epoch, policy)
+	}
+	if err != nil {
 		w.p.log.Debug().Err(err).Str("agent", a.Agent.String()).Msg("agent is not watched")
 	}
 }

@@ -138,7 +138,7 @@ func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, workTimeout)
 	defer cancel()
-	v, err := p.gate.Admit(ctx, envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, want)
+	v, err := p.gate.Admit(ctx, envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data, Reply: msg.Reply}, want)
 	if err != nil {
 		p.refusedMessage(audit.Call, scope.String(), msg, err)
 		if v != nil && denial.Of(err) != denial.Replayed {
@@ -147,9 +147,11 @@ func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
 		return
 	}
 	var result any
+	ctx, who := p.askedBy(ctx, v)
 	if err = p.current(ctx, scope, v); err == nil {
 		result, err = p.work(ctx, scope, v)
 	}
+	defer who.part()
 	p.answer(v, result, err)
 	f := v.Fields()
 	rec := audit.Record{
@@ -202,6 +204,8 @@ func costOf(scope capability.Scope) int {
 		return askCostRenew
 	case wire.SelfDelegationEnd:
 		return askCostEnd
+	case wire.SelfDurable, wire.SelfDurableEnd:
+		return askCostDurable
 	}
 	return askCost
 }
@@ -270,12 +274,19 @@ func (p *Plane) answer(v *envelope.Verified, result any, err error) {
 		if len(a.Data) == 0 {
 			return
 		}
-		// Too large for the server, for one: nobody should wait for it.
-		if err := p.send(v, gate.Answer{Err: "internal"}); err != nil {
+		// Nobody should wait for it.
+		a.Err, a.Data = "internal", nil
+		if errors.Is(err, nats.ErrMaxPayload) {
+			a.Err, a.Data = "denied", tooLarge
+		}
+		if err := p.send(v, a); err != nil {
 			p.log.Warn().Err(err).Msg("caller could not be told so")
 		}
 	}
 }
+
+// tooLarge refuses what has an answer that no message takes.
+var tooLarge = []byte(`{"reason":"` + denial.TooLarge + `","detail":"the answer is larger than a message"}`)
 
 func (p *Plane) send(v *envelope.Verified, a gate.Answer) error {
 	msg, err := p.speaker.Reply(v, a)

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
 	"github.com/sealmesh/sealmesh/registry"
@@ -31,8 +32,10 @@ type cutReport struct {
 	mu          sync.Mutex
 	cut         int
 	delegates   map[agentid.ID]bool
+	leaving     []target        // what is given a moment to leave by itself
 	unreachable map[string]bool // servers
 	revision    uint64          // of the agent's record that was cut by
+	changed     time.Time       // when that was written, in an operation
 }
 
 func (r *cutReport) servers() []string { return slices.Sorted(maps.Keys(r.unreachable)) }
@@ -46,6 +49,12 @@ func (r *cutReport) servers() []string { return slices.Sorted(maps.Keys(r.unreac
 // Its own connections come first: how long the rest takes depends on how many
 // sessions others have.
 func (p *Plane) cut(ctx context.Context, id agentid.ID) (*cutReport, error) {
+	return p.cutAs(ctx, id, atOnce)
+}
+
+// cutAs is cut; how says what becomes of the others' connections. Those that may
+// leave by themselves are left to [Plane.seeOff].
+func (p *Plane) cutAs(ctx context.Context, id agentid.ID, how manner) (*cutReport, error) {
 	r := &cutReport{delegates: map[agentid.ID]bool{}, unreachable: map[string]bool{}}
 	agent, err := p.store.Agent(ctx, id)
 	if err != nil {
@@ -84,7 +93,8 @@ func (p *Plane) cut(ctx context.Context, id agentid.ID) (*cutReport, error) {
 		unknown = slices.DeleteFunc(unknown, func(c target) bool { return entitled[c.connection] })
 		p.closeAll(ctx, unknown, r)
 	}
-	return r, p.cutDelegates(ctx, id, r)
+	// The one is done also where the other fails.
+	return r, errors.Join(p.cutDelegates(ctx, id, how, r), p.narrow(ctx, id))
 }
 
 // ownSessions tells the agent's sessions that it is entitled to from the others.
@@ -113,28 +123,47 @@ func stands(s *registry.Session, a *registry.Agent, i *registry.Instance) bool {
 
 // cutDelegates closes the connections of others that rested on what the agent
 // delegated.
-func (p *Plane) cutDelegates(ctx context.Context, id agentid.ID, r *cutReport) error {
+func (p *Plane) cutDelegates(ctx context.Context, id agentid.ID, how manner, r *cutReport) error {
 	sessions, err := p.store.Sessions(ctx, agentid.ID{})
 	if err != nil {
 		return err
 	}
-	var lost []target
-	var failed error
+	lost, failed := p.delegates(ctx, sessions, id, p.store.Directory(ctx))
+	for _, t := range lost {
+		r.delegates[t.agent] = true
+	}
+	if how == gently {
+		r.leaving = lost
+	} else {
+		p.closeAll(ctx, lost, r)
+	}
+	return failed
+}
+
+// delegates returns those of the sessions of others that rested on what the agent
+// delegated and, as the directory says, have nothing left to stand on. What could
+// not be found out is the error's matter, and has not ended.
+func (p *Plane) delegates(ctx context.Context, sessions []registry.Session, id agentid.ID, dir capability.Directory) (lost []target, failed error) {
+	standing := map[string]error{} // by chain: many sessions may rest on one
 	for _, s := range sessions {
 		if s.Agent == id || !slices.Contains(s.Via, id) {
 			continue
 		}
-		switch err := (&admitter{p}).recheck(ctx, s.Chains); {
-		case err == nil:
-		case denial.Of(err) == "":
-			failed = err // not known is not ended
-		default:
-			r.delegates[s.Agent] = true
-			lost = append(lost, target{connection: connection{s.ServerID, s.ClientID}, agent: s.Agent, session: &s})
+		for _, digest := range s.Chains {
+			err, known := standing[digest]
+			if !known {
+				err = p.stillStands(ctx, digest, dir)
+				standing[digest] = err
+			}
+			if err != nil && denial.Of(err) == "" {
+				failed = err
+			} else if err != nil {
+				lost = append(lost, target{connection: connection{s.ServerID, s.ClientID}, agent: s.Agent, session: &s})
+				break
+			}
 		}
 	}
-	p.closeAll(ctx, lost, r)
-	return failed
+	return lost, failed
 }
 
 // connection names one client connection in the cluster.
@@ -157,6 +186,7 @@ const kicks = 16
 // again and again: whoever had many connections there would hold off the others'
 // end.
 func (p *Plane) closeAll(ctx context.Context, list []target, r *cutReport) {
+	list = spare(ctx, list, r)
 	next := make(chan target)
 	var wg sync.WaitGroup
 	for range min(kicks, len(list)) {

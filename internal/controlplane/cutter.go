@@ -31,10 +31,12 @@ const (
 // watcher, which sees the record change as well, leaves them to it, and which
 // agents are to be cut without anybody waiting for it.
 type cutting struct {
-	mu     sync.Mutex
-	agents map[agentid.ID]*operation
-	queued map[agentid.ID]bool // true: changed again since its cut began
-	slots  chan struct{}
+	mu      sync.Mutex
+	agents  map[agentid.ID]*operation
+	queued  map[agentid.ID]bool // true: changed again since its cut began
+	later   map[agentid.ID]bool // to be cut in a moment
+	slots   chan struct{}
+	patient chan struct{} // for those who wait for others to leave
 }
 
 // operation is what goes on with one agent.
@@ -44,7 +46,10 @@ type operation struct {
 }
 
 func newCutting() *cutting {
-	return &cutting{agents: map[agentid.ID]*operation{}, queued: map[agentid.ID]bool{}, slots: make(chan struct{}, cutsAtOnce)}
+	return &cutting{
+		agents: map[agentid.ID]*operation{}, queued: map[agentid.ID]bool{}, later: map[agentid.ID]bool{},
+		slots: make(chan struct{}, cutsAtOnce), patient: make(chan struct{}, patientMost),
+	}
 }
 
 // begin says that an operation is about to change an agent and to cut it. end
@@ -213,7 +218,11 @@ func (p *Plane) suspects(agents map[agentid.ID]*registry.Agent, instances map[ag
 // changeAndCut changes an agent and cuts it. Whatever of that fails, the watcher was
 // told to leave the agent alone, so what is not cut here is cut soon: a record
 // may be written although the change failed.
-func (p *Plane) changeAndCut(ctx context.Context, id agentid.ID, change func() (*registry.Agent, error)) (a *registry.Agent, r *cutReport, err error) {
+func (p *Plane) changeAndCut(ctx context.Context, id agentid.ID, change func() (*registry.Agent, error)) (*registry.Agent, *cutReport, error) {
+	return p.changeAndCutAs(ctx, id, atOnce, change)
+}
+
+func (p *Plane) changeAndCutAs(ctx context.Context, id agentid.ID, how manner, change func() (*registry.Agent, error)) (a *registry.Agent, r *cutReport, err error) {
 	done := p.cutting.begin(id)
 	defer func() {
 		revision := uint64(0)
@@ -227,7 +236,9 @@ func (p *Plane) changeAndCut(ctx context.Context, id agentid.ID, change func() (
 	if a, err = change(); err != nil {
 		return nil, nil, err
 	}
-	r, err = p.cut(ctx, id)
+	changed := time.Now()
+	r, err = p.cutAs(ctx, id, how)
+	r.changed = changed
 	return a, r, err
 }
 
@@ -269,7 +280,9 @@ func (p *Plane) onDisconnect(m *nats.Msg) {
 		return
 	}
 	if id, err := agentid.Parse(e.Client.User); err == nil {
-		p.ended.add(id, connection{e.Server.ID, e.Client.ID})
+		c := connection{e.Server.ID, e.Client.ID}
+		p.departures.left(c)
+		p.ended.add(id, c)
 	}
 }
 

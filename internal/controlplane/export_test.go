@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/authcallout"
+	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -86,3 +87,18 @@ var Source = source
 
 // NewDoor bounds a listener.
 func NewDoor(l net.Listener) net.Listener { return newDoor(l) }
+
+// SyncDurables sets the consumers of an agent right.
+func (p *Plane) SyncDurables(ctx context.Context, id agentid.ID) error {
+	_, err := p.syncDurables(ctx, id)
+	return err
+}
+
+// EndDurable is what an agent asks for that gives a durable subscription up.
+func (p *Plane) EndDurable(ctx context.Context, id agentid.ID, name string) error {
+	_, err := p.endDurable(ctx, id, wire.DurableEnd{Name: name})
+	return err
+}
+
+// LookAtDurables is what the control plane does from time to time.
+func (p *Plane) LookAtDurables() { p.durables.soonAll() }

@@ -40,37 +40,41 @@ type Config struct {
 
 // Plane is a running control plane.
 type Plane struct {
-	cfg     Config
-	log     zerolog.Logger
-	clock   func() time.Time
-	space   subject.Space
-	ctrl    *nats.Conn
-	sys     *nats.Conn
-	store   *registry.Store
-	issuer  pki.Issuer
-	roots   *x509.CertPool // the agent CA's
-	infra   *pki.CA
-	source  *pki.Source
-	gate    *gate.Gate
-	speaker *gate.Speaker
-	epoch   atomic.Pointer[envelope.Epoch]
-	callout *authcallout.Service
-	monitor *heartbeat.Monitor
-	canary  *heartbeat.Canary
-	pulse   *heartbeat.Sender
-	https   *endpoint
-	calls   []*nats.Subscription
-	feed    *nats.Subscription
-	seam    func(authcallout.Registry) authcallout.Registry
-	page    int     // connections that a server lists at a time
-	working working // calls being worked on
-	epochs  epochs  // of the ticks
-	servers servers // known nats-servers
-	denials atomic.Uint64
-	asks    *limiter    // of instances about themselves
-	started atomic.Bool // everything above is set and stays
-	cutting *cutting    // who is being cut
-	ended   *ended      // connections whose sessions are to be forgotten
+	cfg      Config
+	log      zerolog.Logger
+	clock    func() time.Time
+	space    subject.Space
+	ctrl     *nats.Conn
+	sys      *nats.Conn
+	store    *registry.Store
+	stored   jetstream.JetStream // streams in the account STORE
+	issuer   pki.Issuer
+	roots    *x509.CertPool // the agent CA's
+	infra    *pki.CA
+	source   *pki.Source
+	gate     *gate.Gate
+	speaker  *gate.Speaker
+	epoch    atomic.Pointer[envelope.Epoch]
+	callout  *authcallout.Service
+	monitor  *heartbeat.Monitor
+	canary   *heartbeat.Canary
+	pulse    *heartbeat.Sender
+	https    *endpoint
+	calls    []*nats.Subscription
+	feed     *nats.Subscription
+	seam     func(authcallout.Registry) authcallout.Registry
+	page     int     // connections that a server lists at a time
+	working  working // calls being worked on
+	epochs   epochs  // of the ticks
+	servers  servers // known nats-servers
+	denials  atomic.Uint64
+	asks     *limiter    // of instances about themselves
+	started  atomic.Bool // everything above is set and stays
+	cutting  *cutting    // who is being cut
+	ended    *ended      // connections whose sessions are to be forgotten
+	durables *durables   // consumers of durable subscriptions
+
+	departures departures // connections whose end is waited for
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -86,7 +90,7 @@ func Start(ctx context.Context, cfg Config) (*Plane, error) {
 
 // start is Start with what stands between the callout and the registry.
 func start(ctx context.Context, cfg Config, seam func(authcallout.Registry) authcallout.Registry) (*Plane, error) {
-	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), asks: newLimiter(askRate, askBurst)}
+	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), durables: newDurables(), asks: newLimiter(askRate, askBurst)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if err := p.start(ctx); err != nil {
 		p.shutdown()
@@ -137,6 +141,7 @@ func (p *Plane) start(ctx context.Context) error {
 		return err
 	}
 	p.wg.Go(p.sweep)
+	p.keepDurables()
 	if p.https, err = p.listen(); err != nil {
 		return err
 	}
@@ -256,20 +261,21 @@ func (p *Plane) openStore(ctx context.Context, service nkeys.KeyPair) error {
 	return p.store.Tick(ctx, 0, since, nil)
 }
 
-// openStreams creates the replay store and the stream of beats. It returns the
+// openStreams creates the replay store, the stream of beats and that of durable
+// topics. It returns the
 // time from which replays can be told apart, where that changed: a replay store
 // that was just made remembers nothing of before.
 func (p *Plane) openStreams(ctx context.Context) (time.Time, error) {
-	mesh, err := jetstream.NewWithAPIPrefix(p.ctrl, natsconf.MeshAPI)
-	if err != nil {
+	var err error
+	if p.stored, err = jetstream.NewWithAPIPrefix(p.ctrl, natsconf.StoreAPI); err != nil {
 		return time.Time{}, fmt.Errorf("controlplane: %w", err)
 	}
 	var since time.Time
 	replay := natsconf.Replay(limits.Window, p.cfg.Mesh.Config.Replicas)
-	_, err = mesh.Stream(ctx, replay.Name)
+	_, err = p.stored.Stream(ctx, replay.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		if _, err := mesh.CreateStream(ctx, replay); err != nil {
+		if _, err := p.stored.CreateStream(ctx, replay); err != nil {
 			return time.Time{}, fmt.Errorf("controlplane: replay store: %w", err)
 		}
 		since = p.clock()
@@ -283,7 +289,7 @@ func (p *Plane) openStreams(ctx context.Context) (time.Time, error) {
 	if _, err := js.CreateOrUpdateStream(ctx, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
 		return time.Time{}, fmt.Errorf("controlplane: stream of beats: %w", err)
 	}
-	return since, nil
+	return since, p.syncEvents(ctx)
 }
 
 // startGate makes the door for calls to the control plane and its voice.

@@ -95,7 +95,7 @@ func eventually(t *testing.T, ctx context.Context, what string, ok func() bool) 
 
 // raw is a stock NATS connection with an agent's key and certificate. It never
 // reconnects, so that a cut is seen.
-func raw(t *testing.T, dir string) (*nats.Conn, error) {
+func raw(t *testing.T, dir string, chains ...string) (*nats.Conn, error) {
 	t.Helper()
 	d, err := agentdir.Open(dir)
 	if err != nil {
@@ -109,7 +109,11 @@ func raw(t *testing.T, dir string) (*nats.Conn, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(d.Info.NATS[0], nats.Nkey(pub, kp.Sign), nats.NoReconnect(),
+	token := ""
+	if len(chains) > 0 {
+		token = "v1:" + strings.Join(chains, ",")
+	}
+	nc, err := nats.Connect(d.Info.NATS[0], nats.Nkey(pub, kp.Sign), nats.NoReconnect(), nats.Token(token),
 		nats.ClientCert(d.File(agentdir.TLSCertFile), d.File(agentdir.TLSKeyFile)), nats.RootCAs(d.File(agentdir.CAFile)))
 	if err == nil {
 		t.Cleanup(nc.Close)

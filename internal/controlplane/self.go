@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/wire"
@@ -40,7 +41,19 @@ func (p *Plane) self(ctx context.Context, scope string, v *envelope.Verified) (a
 		if err := decode(v.Data(), &req); err != nil {
 			return nil, err
 		}
-		return p.endDelegation(ctx, from, req.Chain)
+		return p.endOwn(ctx, from, req)
+	case wire.SelfDurable:
+		var req wire.DurableRequest
+		if err := decode(v.Data(), &req); err != nil {
+			return nil, err
+		}
+		return p.durable(ctx, from, req)
+	case wire.SelfDurableEnd:
+		var req wire.DurableEnd
+		if err := decode(v.Data(), &req); err != nil {
+			return nil, err
+		}
+		return p.endDurable(ctx, from, req)
 	case wire.SelfRenew:
 		var req wire.Renew
 		if err := decode(v.Data(), &req); err != nil {
@@ -64,7 +77,7 @@ func (p *Plane) session(ctx context.Context, from agentid.ID, inst agentid.Insta
 	}
 	for _, s := range sessions {
 		if s.Instance == inst && s.ServerID == req.Server && s.ClientID == req.Client {
-			resp.Expires, resp.Chains = s.Expires, s.Chains
+			resp.Expires, resp.Chains, resp.Footing = s.Expires, s.Chains, s.Footing
 		}
 	}
 	if resp.Held, err = p.store.Held(ctx, from); err != nil {
@@ -73,32 +86,53 @@ func (p *Plane) session(ctx context.Context, from agentid.ID, inst agentid.Insta
 	return resp, nil
 }
 
-// endDelegation voids the delegation that ends a chain, on the word of its
-// delegator, and cuts the connections whose grant rested on it.
-func (p *Plane) endDelegation(ctx context.Context, by agentid.ID, digest string) (any, error) {
+// chainToEnd finds the chain whose last delegation is to be voided. It may have
+// been made offline and never stored: then its text, where there is one, says what
+// to void before somebody stores it. Without a text nobody knows whether one that
+// is not stored is over or still to come, and nobody must believe that it ended.
+func (p *Plane) chainToEnd(ctx context.Context, digest, text string) (*capability.Chain, error) {
 	c, err := p.store.Chain(ctx, digest)
-	if err != nil {
-		if denial.Of(err) == denial.TokenExpired || denial.Of(err) == denial.UnknownChain {
-			return wire.CutResult{Schema: wire.CutSchema, Agent: by, Delegates: []agentid.ID{}, Confirmed: true}, nil // it is over already
-		}
+	if denial.Of(err) != denial.UnknownChain || text == "" {
+		return c, err
+	}
+	if c, err = capability.Verify(text, p.store.Ring(), p.clock()); err == nil && c.Digest() != digest {
+		err = denial.New(denial.BadInput, "the chain is not the one that the digest names")
+	}
+	return c, err
+}
+
+// endOwn voids a delegation on the word of its delegator.
+func (p *Plane) endOwn(ctx context.Context, by agentid.ID, req wire.DelegationEnd) (any, error) {
+	c, err := p.chainToEnd(ctx, req.Chain, req.Text)
+	switch {
+	case denial.Of(err) == denial.TokenExpired:
+		return wire.CutResult{Schema: wire.CutSchema, Agent: by, Delegates: []agentid.ID{}, Confirmed: true}, nil // it is over already
+	case err != nil:
 		return nil, err
 	}
-	hops := c.Hops()
-	last := hops[len(hops)-1]
-	if len(hops) < 2 || last.By != by {
+	if hops := c.Hops(); len(hops) < 2 || hops[len(hops)-1].By != by {
 		return nil, denial.New(denial.NotHolder, "%q did not make this delegation", by)
 	}
+	return p.endDelegation(ctx, c)
+}
+
+// endDelegation voids the delegation that ends a chain and sees to it that no
+// connection rests on it any more.
+func (p *Plane) endDelegation(ctx context.Context, c *capability.Chain) (any, error) {
+	hops := c.Hops()
+	last := hops[len(hops)-1]
 	start := time.Now()
-	a, r, err := p.changeAndCut(ctx, by, func() (*registry.Agent, error) {
-		a, err := p.store.EndDelegation(ctx, by, last.Token, last.Expires)
+	a, r, err := p.changeAndCutAs(ctx, last.By, gently, func() (*registry.Agent, error) {
+		a, err := p.store.EndDelegation(ctx, last.By, last.Token, last.Expires)
 		if err == nil {
-			p.change(by, c.Holder(), agentid.Instance{}, "end-delegation", registry.ShortDigest(digest), nil)
+			p.change(last.By, c.Holder(), agentid.Instance{}, "end-delegation", registry.ShortDigest(c.Digest()), nil)
 		}
 		return a, err
 	})
 	if err != nil {
 		return nil, err
 	}
+	p.seeOff(ctx, r)
 	return cutResult(a, r, start), nil
 }
 
@@ -120,6 +154,9 @@ func cutResult(a *registry.Agent, r *cutReport, start time.Time) wire.CutResult 
 		Schema: wire.CutSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Cut: r.cut,
 		Delegates: list(slices.SortedFunc(maps.Keys(r.delegates), byName)),
 		Confirmed: len(r.unreachable) == 0, Unreachable: r.servers(),
-		MS: float64(time.Since(start).Microseconds()) / 1000,
+		MS: millis(start),
 	}
 }
+
+// millis is the time since then.
+func millis(then time.Time) float64 { return float64(time.Since(then).Microseconds()) / 1000 }

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -29,7 +30,7 @@ type chains struct {
 	mu     sync.RWMutex
 	kept   map[string]keptChain
 	bytes  int
-	absent map[absence]time.Time
+	absent map[absence]absent
 }
 
 type keptChain struct {
@@ -45,10 +46,17 @@ type absence struct {
 	digest string
 }
 
+// absent says why a chain cannot be had for a moment: it was not there, or it has
+// ended, which is no reason where it is asked for as of an earlier time.
+type absent struct {
+	until time.Time
+	err   error
+}
+
 func newChains() *chains {
 	return &chains{
 		most: chainsMost, mostBytes: chainBytes,
-		reads: newFlights[*capability.Chain](), kept: map[string]keptChain{}, absent: map[absence]time.Time{},
+		reads: newFlights[*capability.Chain](), kept: map[string]keptChain{}, absent: map[absence]absent{},
 	}
 }
 
@@ -59,23 +67,23 @@ func (g *Gate) Chain(ctx context.Context, digest string) (*capability.Chain, err
 }
 
 func (g *Gate) chain(ctx context.Context, digest string, q query) (*capability.Chain, error) {
-	if !jws.IsDigest(digest) {
-		return nil, denial.New(denial.BadInput, "not the digest of a chain")
-	}
 	now, ring := g.cfg.Clock(), g.cfg.Peers.Ring()
 	g.chains.mu.RLock()
 	k := g.chains.kept[digest]
-	until := g.chains.absent[absence{q.cause, digest}]
+	gone := g.chains.absent[absence{q.cause, digest}]
 	g.chains.mu.RUnlock()
 	if k.chain != nil {
 		if k.ring == ring {
 			return k.chain, nil
 		}
 		// The signing keys changed since: one of the chain's may be gone.
-		return g.verify(ctx, digest, k.chain.Text())
+		return g.verify(ctx, digest, k.chain.Text(), q)
 	}
-	if now.Before(until) {
-		return nil, errAbsent()
+	if !jws.IsDigest(digest) {
+		return nil, denial.New(denial.BadInput, "not the digest of a chain")
+	}
+	if now.Before(gone.until) && (q.at.IsZero() || denial.Of(gone.err) == denial.UnknownChain) {
+		return nil, gone.err
 	}
 	pay := func() error { return g.cfg.Peers.budget.spend(q.cause, g.cfg.Clock()) }
 	read := func(ctx context.Context) (*capability.Chain, error) {
@@ -83,33 +91,36 @@ func (g *Gate) chain(ctx context.Context, digest string, q query) (*capability.C
 		if err != nil {
 			return nil, err
 		}
-		return g.verify(ctx, digest, text)
+		return g.verify(ctx, digest, text, q)
 	}
-	c, joined, err := g.chains.reads.do(ctx, digest, false, pay, read)
+	flight := digest
+	if !q.at.IsZero() {
+		flight += "@" + strconv.FormatInt(q.at.UnixNano(), 10) // what has ended now may have run then
+	}
+	c, joined, err := g.chains.reads.do(ctx, flight, false, pay, read)
 	if joined && errors.Is(err, denial.NotFound) {
 		// That read began before this message came, perhaps before the chain was
 		// stored.
-		c, _, err = g.chains.reads.do(ctx, digest, true, pay, read)
+		c, _, err = g.chains.reads.do(ctx, flight, true, pay, read)
 	}
-	if errors.Is(err, denial.NotFound) {
-		g.chains.noteAbsent(absence{q.cause, digest}, now.Add(negativeFor))
-		return nil, errAbsent()
+	switch {
+	case errors.Is(err, denial.NotFound):
+		err = denial.New(denial.UnknownChain, "no chain is stored under this digest")
+		g.chains.noteAbsent(absence{q.cause, digest}, absent{now.Add(negativeFor), err})
+	case denial.Of(err) == denial.TokenExpired && q.at.IsZero():
+		g.chains.noteAbsent(absence{q.cause, digest}, absent{now.Add(negativeFor), err})
 	}
 	return c, err
 }
 
-func errAbsent() error {
-	return denial.New(denial.UnknownChain, "no chain is stored under this digest")
-}
-
 // verify verifies the text of a chain and keeps it; one that no longer verifies
 // is dropped.
-func (g *Gate) verify(ctx context.Context, digest, text string) (*capability.Chain, error) {
+func (g *Gate) verify(ctx context.Context, digest, text string, q query) (*capability.Chain, error) {
 	ring := g.cfg.Peers.Ring()
-	c, err := capability.Verify(text, ring, g.cfg.Clock())
+	c, err := capability.Verify(text, ring, g.when(q))
 	if denial.Of(err) == denial.UnknownSigner && g.cfg.Peers.learnRing(ctx) {
 		ring = g.cfg.Peers.Ring()
-		c, err = capability.Verify(text, ring, g.cfg.Clock())
+		c, err = capability.Verify(text, ring, g.when(q))
 	}
 	if err == nil && c.Digest() != digest {
 		err = denial.New(denial.BrokenChain, "another chain is stored under this digest")
@@ -172,7 +183,7 @@ func (s *chains) makeRoom(now time.Time, need int) {
 	}
 }
 
-func (s *chains) noteAbsent(a absence, until time.Time) {
+func (s *chains) noteAbsent(a absence, why absent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.absent) >= negativeMost {
@@ -182,5 +193,5 @@ func (s *chains) noteAbsent(a absence, until time.Time) {
 	if !a.cause.IsZero() {
 		a.cause = own(a.cause)
 	}
-	s.absent[a] = until
+	s.absent[a] = why
 }

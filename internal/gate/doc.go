@@ -8,6 +8,10 @@
 // authority, and only then the nonce is used up, here and in the shared store,
 // so that junk cannot burn a nonce that somebody else is about to send.
 //
+// What was stored for a receiver that was away comes in by the same door, with a
+// [Stored] in its [Want]: how it was pulled stands in the reply field, which the
+// server sets. Whatever else came out of a stream is refused.
+//
 // [Peers] is what a gate knows of others. It believes signed records alone:
 // subjects, headers and markers are hints. It hears of changes by the feed and
 // reads a record from the stream's leader before it first relies on it, whenever

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -52,6 +53,8 @@ type Want struct {
 	Request *envelope.Digest // replies: the request that it must answer
 	From    agentid.ID       // replies to an ask: who was asked; zero: anybody
 	Scope   capability.Scope // what the sender must hold; zero only where the class needs none
+	Stored  *Stored          // events: how it was pulled; nil: it is live
+	Stream  *envelope.Stream // replies: of which they are parts; nil: a whole reply
 }
 
 // valid refuses a Want that would let in what nobody checked.
@@ -67,6 +70,12 @@ func (w Want) valid() error {
 		if !w.Scope.IsZero() && w.Scope.Dotted() != w.Dotted {
 			return denial.New(denial.Internal, "scope %q is not that of subjects %q", w.Scope, w.Dotted)
 		}
+	}
+	if w.Stream != nil && w.Class != subject.Reply {
+		return denial.New(denial.Internal, "only replies have parts")
+	}
+	if s := w.Stored; s != nil && (w.Class != subject.Event || s.Consumer == "" || s.Seen == nil) {
+		return denial.New(denial.Internal, "what is stored are events, pulled by a consumer with a memory")
 	}
 	return nil
 }
@@ -87,25 +96,26 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 	if err := g.checkSubject(u, f, w); err != nil {
 		return nil, err
 	}
+	pulled, err := w.delivery(m.Reply)
+	if err != nil {
+		return nil, err
+	}
 	now := g.cfg.Clock()
-	if err := u.CheckTime(now, g.cfg.Window); err != nil {
+	if err := g.checkTime(u, w, pulled, now); err != nil {
 		return nil, err
 	}
 	// What is read from here on is read because of this sender, for whose name
 	// the broker vouches.
-	q := query{cause: f.From, admin: w.Scope.Verb() == "admin"}
+	q := query{cause: f.From, admin: w.Scope.Verb() == "admin", at: pulled.Time}
 	sender, err := g.sender(ctx, f, q)
 	if err != nil {
 		return nil, err
-	}
-	if since := g.cfg.Peers.ReplaySince(); f.Time.Before(since) {
-		return nil, denial.New(denial.Stale, "signed before the time from which replays can be told apart")
 	}
 	backing := envelope.MemoryOnly
 	if w.Class == subject.Call || w.Class == subject.Ask {
 		backing = envelope.SharedStore
 	}
-	if err := g.cfg.Seen.Seen(u, backing, now); err != nil {
+	if err := g.checkReplay(u, f, w, pulled, backing, now); err != nil {
 		return nil, err
 	}
 	v, err := u.Verify(g.cfg.TrustDomain, sender.Key, w.Request)
@@ -116,16 +126,34 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 		return v, err
 	}
 	// The reads may have taken seconds: time, and whether the sender was cut
-	// meanwhile, are looked at again.
-	if err := g.cfg.Seen.Use(v, backing, g.cfg.Clock()); err != nil {
-		return v, err
+	// meanwhile, are looked at again. The nonce of a stored message is used up
+	// when it is acknowledged.
+	if w.Stored == nil {
+		if err := g.cfg.Seen.Use(v, backing, g.cfg.Clock()); err != nil {
+			return v, err
+		}
 	}
 	if backing == envelope.SharedStore {
 		if err := g.cfg.Burner.Burn(ctx, w.Dotted, f.From, f.Nonce); err != nil {
 			return v, err
 		}
 	}
-	return v, g.cfg.Peers.unchanged(sender)
+	if err := g.cfg.Peers.unchanged(sender); err != nil {
+		return v, err
+	}
+	return v, w.part(v)
+}
+
+// checkReplay looks a nonce up. What the shared store may have forgotten does not
+// matter to what is stored: its copies are told by their place in the stream.
+func (g *Gate) checkReplay(u *envelope.Unverified, f envelope.Fields, w Want, pulled subject.Ack, backing envelope.Backing, now time.Time) error {
+	if w.Stored != nil {
+		return w.Stored.Seen.Seen(u, pulled.Sequence, pulled.Time)
+	}
+	if since := g.cfg.Peers.ReplaySince(); f.Time.Before(since) {
+		return denial.New(denial.Stale, "signed before the time from which replays can be told apart")
+	}
+	return g.cfg.Seen.Seen(u, backing, now)
 }
 
 func (g *Gate) checkSubject(u *envelope.Unverified, f envelope.Fields, w Want) error {
@@ -195,8 +223,9 @@ func comesBack(err error) bool {
 	return false
 }
 
-// authorise checks the chain that the message names, and the one on whose
-// behalf it is sent: both must cover the scope.
+// authorise checks the chain that the message names, and those of everybody on
+// whose behalf it is sent: each must cover the scope. So what comes through many
+// hands has no more than all of them have in common.
 func (g *Gate) authorise(ctx context.Context, f envelope.Fields, w Want, q query) error {
 	if w.Scope.IsZero() {
 		return nil
@@ -207,8 +236,10 @@ func (g *Gate) authorise(ctx context.Context, f envelope.Fields, w Want, q query
 	if err := g.covers(ctx, f.Token, w.Scope, f.From, q); err != nil {
 		return err
 	}
-	if f.OnBehalf != "" {
-		return g.covers(ctx, f.OnBehalf, w.Scope, agentid.ID{}, q)
+	for digest := range f.Principals() {
+		if err := g.covers(ctx, digest, w.Scope, agentid.ID{}, q); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -225,8 +256,10 @@ func (g *Gate) covers(ctx context.Context, digest string, scope capability.Scope
 	if !c.Has(scope) {
 		return denial.New(denial.ScopeNotHeld, "chain does not cover %q", scope)
 	}
-	peers := g.cfg.Peers
-	err = c.Check(g.cfg.Clock(), directory{ctx, peers, q})
+	err = g.check(ctx, c, q)
+	if err == nil {
+		return nil
+	}
 	switch denial.Of(err) {
 	case denial.DelegatorCut, denial.TokenTakenBack:
 		if errors.Is(err, denial.Revoked) {
@@ -234,10 +267,31 @@ func (g *Gate) covers(ctx context.Context, digest string, scope capability.Scope
 		}
 		// A right given, or an agent resumed, a moment ago: its holder may know
 		// of it before the feed told here.
-		again := c.Check(g.cfg.Clock(), directory{ctx, peers, peers.afresh(q)})
+		again := g.check(ctx, c, g.cfg.Peers.afresh(q))
 		if denial.Of(again) != denial.RateLimited {
 			return again
 		}
 	}
 	return err
+}
+
+// directories keeps what asks for a message from being allocated for each.
+var directories = sync.Pool{New: func() any { return new(directory) }}
+
+// check asks for the standing of everybody in the chain.
+func (g *Gate) check(ctx context.Context, c *capability.Chain, q query) error {
+	d := directories.Get().(*directory)
+	*d = directory{ctx, g.cfg.Peers, q}
+	err := c.Check(g.when(q), d)
+	*d = directory{}
+	directories.Put(d)
+	return err
+}
+
+// when is the time at which a right must run.
+func (g *Gate) when(q query) time.Time {
+	if !q.at.IsZero() {
+		return q.at
+	}
+	return g.cfg.Clock()
 }

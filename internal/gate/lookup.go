@@ -18,6 +18,7 @@ type query struct {
 	cause agentid.ID // whose message asks; zero: this process itself
 	admin bool       // about who drives the control plane: little grace
 	since uint64     // not zero: only a leader read that began after this stamp will do
+	at    time.Time  // when a right must have run; zero: now. Standing always counts as of now
 }
 
 // afresh is the same question, to be answered by the leader.
@@ -269,7 +270,7 @@ func (p *Peers) sender(ctx context.Context, id agentid.ID, nkey string, q query)
 	if err := a.Status.Standing(); err != nil {
 		return s, denial.New(denial.Of(err), "agent %q is %s", id, a.Status)
 	}
-	i, err := p.instance(ctx, id, agentid.InstanceOf(nkey), q)
+	i, err := p.instance(ctx, id, p.instanceOf(nkey), q)
 	if err != nil {
 		return s, err
 	}
@@ -281,6 +282,17 @@ func (p *Peers) sender(ctx context.Context, id agentid.ID, nkey string, q query)
 		return s, denial.New(denial.Of(err), "instance %s/%s is %s", id, i.record.Instance, i.record.State)
 	}
 	return s, i.record.Belongs(a)
+}
+
+// instanceOf is agentid.InstanceOf, remembered for the keys that were met.
+func (p *Peers) instanceOf(nkey string) agentid.Instance {
+	p.mu.RLock()
+	i, met := p.named[nkey]
+	p.mu.RUnlock()
+	if met {
+		return i
+	}
+	return agentid.InstanceOf(nkey)
 }
 
 // unchanged refuses a sender that was cut since its standing was looked up.
@@ -331,7 +343,7 @@ func (d directory) SignerStanding(id agentid.ID, key string) error {
 	if err != nil {
 		return err
 	}
-	i, err := d.peers.instance(d.ctx, id, agentid.InstanceOf(key), d.query)
+	i, err := d.peers.instance(d.ctx, id, d.peers.instanceOf(key), d.query)
 	if err != nil {
 		return err
 	}

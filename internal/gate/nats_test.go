@@ -26,7 +26,7 @@ func startServer(t *testing.T) (*natstest.Mesh, jetstream.JetStream, *nats.Conn)
 	t.Helper()
 	m := natstest.Start(t)
 	ctrl := must[jetstream.JetStream](t)(jetstream.New(m.Service))
-	inMesh := must[jetstream.JetStream](t)(jetstream.NewWithAPIPrefix(m.Service, natsconf.MeshAPI))
+	inMesh := must[jetstream.JetStream](t)(jetstream.NewWithAPIPrefix(m.Service, natsconf.StoreAPI))
 	for _, bucket := range []string{natsconf.AgentsBucket, natsconf.ChainsBucket} {
 		must[jetstream.KeyValue](t)(ctrl.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{
 			Bucket: bucket, History: 1, LimitMarkerTTL: time.Minute,
@@ -127,7 +127,7 @@ func TestBurnerWithoutItsStore(t *testing.T) {
 	wantReason(t, b.Burn(ctx, "write.logs", a, envelope.NewNonce()), denial.ReplayUnavailable)
 
 	// The store is gone, so nobody listens.
-	inMesh := must[jetstream.JetStream](t)(jetstream.NewWithAPIPrefix(m.Service, natsconf.MeshAPI))
+	inMesh := must[jetstream.JetStream](t)(jetstream.NewWithAPIPrefix(m.Service, natsconf.StoreAPI))
 	if err := inMesh.DeleteStream(t.Context(), subject.KVStream(natsconf.ReplayBucket)); err != nil {
 		t.Fatal(err)
 	}

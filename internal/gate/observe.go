@@ -51,6 +51,8 @@ func (p *Peers) observe(key, text string, reading bool) error {
 		return p.observeTick(text, p.cfg.Clock())
 	case registry.RingKey:
 		return p.observeRing(text)
+	case registry.TopicsKey:
+		return p.observeTopics(text)
 	default:
 		return p.observeRecord(key, text, reading)
 	}
@@ -141,6 +143,7 @@ func (p *Peers) observeRing(text string) error {
 			p.ringSeen[c] = false
 		}
 	}
+	p.topics.list = nil
 	for _, known := range p.peers {
 		known.agent = nil
 		for _, i := range known.instances {
@@ -299,6 +302,7 @@ func (p *Peers) keepInstance(id agentid.ID, inst agentid.Instance, text string, 
 			if i == nil {
 				i = &instance{}
 				known.instances[r.Instance] = i
+				p.named[pass.Key] = r.Instance
 			}
 			newer, err := p.admit(&i.doc, r.Epoch, r.Revision, from)
 			if err == nil && r.Epoch == i.epoch && r.Revision == i.revision {

@@ -72,11 +72,13 @@ type Peers struct {
 	ringTried time.Time
 	ringSeen  map[string]bool // certificates of signing keys; false: taken away for good
 	peers     map[agentid.ID]*peer
-	missing   map[string]time.Time // keys that were not there, until when not to ask
+	missing   map[string]time.Time        // keys that were not there, until when not to ask
+	named     map[string]agentid.Instance // instances that were met, by nkey: deriving the ID anew takes a hash
 	tick      *registry.Tick
 	listed    map[agentid.ID]uint64 // what the newest tick listed
 	heard     time.Time             // when the last tick arrived
 	stretch   uint64                // of the feed, without a known gap
+	topics    topics
 }
 
 // doc is what is known about the state of one record.
@@ -141,7 +143,7 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 		cfg: cfg, ring: cfg.Ring, heard: cfg.Clock(), stretch: 1,
 		reads: newFlights[struct{}](), budget: newBudget(),
 		peers:   map[agentid.ID]*peer{},
-		missing: map[string]time.Time{}, ringSeen: seenIn(cfg.Ring),
+		missing: map[string]time.Time{}, named: map[string]agentid.Instance{}, ringSeen: seenIn(cfg.Ring),
 	}, nil
 }
 
@@ -204,6 +206,7 @@ func (p *Peers) Gap() {
 // endStretch is called with the lock held. What was current is known to have
 // been so until the last tick.
 func (p *Peers) endStretch() {
+	p.settle(&p.topics.doc)
 	for _, known := range p.peers {
 		p.settle(&known.doc)
 		for _, i := range known.instances {

@@ -20,6 +20,11 @@ const ReplayBucket = subject.ReplayBucket
 // reach it refuses in time for the sender to hear of it.
 const readTimeout = 2 * time.Second
 
+// readAgain is how long the answer to a read is waited for at first. One that was
+// under way when the connection was lost never comes, and the connection may be
+// back, or another in its place, long before the time is up.
+const readAgain = readTimeout / 8
+
 // Reader reads registry documents as raw text; it promises nothing about them.
 // A missing one is denial.NotFound.
 type Reader interface {
@@ -55,7 +60,7 @@ func (r *NATSReader) Chain(ctx context.Context, digest string) (string, error) {
 func (r *NATSReader) read(ctx context.Context, bucket, key string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	m, err := r.Conn().RequestWithContext(ctx, r.Leader(bucket), registry.LeaderReadBody(bucket, key))
+	m, err := r.ask(ctx, bucket, key)
 	if err != nil {
 		return "", denial.New(denial.RegistryUnavailable, "reading %s: %w", key, err)
 	}
@@ -64,6 +69,19 @@ func (r *NATSReader) read(ctx context.Context, bucket, key string) (string, erro
 		return "", denial.New(denial.RegistryUnavailable, "reading %s: %w", key, err)
 	}
 	return text, err
+}
+
+// ask repeats a read that is not answered, ever more slowly, until ctx ends.
+func (r *NATSReader) ask(ctx context.Context, bucket, key string) (*nats.Msg, error) {
+	for wait := readAgain; ; wait *= 2 {
+		try, cancel := context.WithTimeout(ctx, wait)
+		m, err := r.Conn().RequestWithContext(try, r.Leader(bucket), registry.LeaderReadBody(bucket, key))
+		late := try.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !late {
+			return m, err
+		}
+	}
 }
 
 // Burner uses up a nonce in the shared store.

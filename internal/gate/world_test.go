@@ -234,6 +234,8 @@ func (w *world) sign(kind string, h *jws.Head, doc any) string {
 		return must[string](w.t)(jws.Sign(d, w.records))
 	case *registry.Tick:
 		return must[string](w.t)(jws.Sign(d, w.records))
+	case *registry.Topics:
+		return must[string](w.t)(jws.Sign(d, w.records))
 	}
 	w.t.Fatalf("no document: %T", doc)
 	return ""

@@ -18,7 +18,7 @@ type Op string
 // ("reader/7f3c2k9q") where the operation takes either.
 const (
 	OpAdd     Op = "add"     // New, Join → AddResult
-	OpList    Op = "list"    // → AgentList
+	OpList    Op = "list"    // After → AgentList, a page of it
 	OpShow    Op = "show"    // Target → AgentView
 	OpGrant   Op = "grant"   // Target, Rights, Depth → AgentView
 	OpUngrant Op = "ungrant" // Target, Rights → CutResult
@@ -29,6 +29,13 @@ const (
 	OpRemove  Op = "remove"  // Target, Reason → CutResult
 	OpStatus  Op = "status"  // → MeshStatus
 	OpEnd     Op = "end"     // Chain: takes back any delegation → CutResult
+
+	OpSet         Op = "set"          // Target, Settings → AgentView
+	OpDelegated   Op = "delegated"    // Target → DelegationTree
+	OpTopics      Op = "topics"       // → TopicList
+	OpTopicAdd    Op = "topic-add"    // Topic: adds or changes it → TopicList
+	OpTopicRemove Op = "topic-remove" // Topic.Topic → TopicList
+	OpLint        Op = "lint"         // → LintReport
 )
 
 // AdminRequest is one operation; which fields count depends on Op. Unknown
@@ -38,10 +45,34 @@ type AdminRequest struct {
 	Target string             `json:"target,omitempty"`
 	New    *registry.NewAgent `json:"new,omitempty"`
 	Join   *JoinSpec          `json:"join,omitempty"`
+	NoJoin bool               `json:"no_join,omitempty"` // add: the record alone, no join token
 	Rights registry.Rights    `json:"rights"`
 	Depth  int                `json:"depth,omitempty"`
 	Reason string             `json:"reason,omitempty"`
-	Chain  string             `json:"chain,omitempty"` // digest
+	Chain  string             `json:"chain,omitempty"` // digest, or the chain itself
+
+	Settings *Settings       `json:"settings,omitempty"`
+	Topic    *registry.Topic `json:"topic,omitempty"`
+	DryRun   bool            `json:"dry_run,omitempty"` // suspend, revoke, rm, ungrant, end: say what would be cut
+	After    agentid.ID      `json:"after,omitzero"`    // list: those behind this one; zero: from the first
+}
+
+// Settings are what an operator may change of an agent besides its rights; what
+// is nil stays.
+type Settings = registry.Settings
+
+// TopicList is the answer of the topic operations.
+type TopicList struct {
+	Schema string      `json:"schema"` // sealmesh.topics/v1
+	Topics []TopicView `json:"topics"`
+}
+
+// TopicView is one durable topic as operators see it.
+type TopicView struct {
+	Topic    string   `json:"topic"`
+	MaxAgeMS int64    `json:"max_age_ms"`
+	Stored   uint64   `json:"stored"`
+	Durables []string `json:"durables"` // subscriptions, AGENT/NAME
 }
 
 // JoinSpec says what a join token is worth; zero fields take the defaults.
@@ -59,10 +90,12 @@ type AddResult struct {
 	URL       string     `json:"url"`
 }
 
-// AgentList is the answer of list.
+// AgentList is the answer of list: as many agents as one message takes, in order
+// of their names. [ListAgents] reads all of them.
 type AgentList struct {
 	Schema string      `json:"schema"` // sealmesh.agents/v1
 	Agents []AgentView `json:"agents"`
+	Next   agentid.ID  `json:"next,omitzero"` // the last of these, where more come behind it
 }
 
 // AgentView is an agent as operators see it.
@@ -74,15 +107,25 @@ type AgentView struct {
 	Kind        registry.Kind      `json:"kind"`
 	Heartbeat   registry.Heartbeat `json:"heartbeat"`
 	Readmit     registry.Readmit   `json:"readmit"`
+	Stock       bool               `json:"stock"`
+	Depth       int                `json:"depth"` // 0: the default
 	Instances   []InstanceView     `json:"instances"`
 	Call        []capability.Scope `json:"call"`
 	Handle      []capability.Scope `json:"handle"`
 	Publish     []string           `json:"publish"`
 	Subscribe   []string           `json:"subscribe"`
 	MayDelegate []capability.Scope `json:"may_delegate"`
+	Plain       PlainView          `json:"plain"`
 	Delegated   []DelegatedView    `json:"delegated"` // what others lent to it
+	Durables    []registry.Durable `json:"durables"`
 	Labels      map[string]string  `json:"labels"`
 	Changed     ChangeView         `json:"changed"`
+}
+
+// PlainView are the rights of an agent outside the mesh, where nothing is signed.
+type PlainView struct {
+	Publish   []string `json:"publish"`
+	Subscribe []string `json:"subscribe"`
 }
 
 // InstanceView is one instance as operators see it.
@@ -116,7 +159,8 @@ type ChangeView struct {
 
 // CutResult is the answer of an operation that takes authority away. Confirmed
 // is true when every server was asked and no connection that the cut concerns
-// is left.
+// is left; those of the instance that asked for it count, and are closed behind
+// the answer.
 type CutResult struct {
 	Schema      string          `json:"schema"` // sealmesh.cut/v1
 	Agent       agentid.ID      `json:"agent"`
@@ -127,6 +171,10 @@ type CutResult struct {
 	Confirmed   bool            `json:"confirmed"`
 	Unreachable []string        `json:"unreachable,omitempty"`
 	MS          float64         `json:"ms"`
+
+	DryRun bool             `json:"dry_run,omitempty"` // nothing was done: all of this would be
+	Closes []ConnectionView `json:"closes,omitzero"`   // of a dry run: the connections
+	Would  []Loss           `json:"would,omitzero"`    // of a dry run: who would lose what
 }
 
 // MeshStatus is the answer of status.
@@ -157,4 +205,5 @@ const (
 	AgentSchema  = "sealmesh.agent/v1"
 	CutSchema    = "sealmesh.cut/v1"
 	StatusSchema = "sealmesh.status/v1"
+	TopicsSchema = "sealmesh.topics/v1"
 )

@@ -120,6 +120,8 @@ const (
 	SelfChainPut      = "self:chain-put"
 	SelfDelegationEnd = "self:delegation-end"
 	SelfRenew         = "self:renew"
+	SelfDurable       = "self:durable"
+	SelfDurableEnd    = "self:durable-end"
 )
 
 // SessionRequest names the connection by what its server told the client.
@@ -133,7 +135,8 @@ type SessionRequest struct {
 type SessionResponse struct {
 	Expires     time.Time `json:"expires"`
 	Held        []string  `json:"held,omitempty"`
-	Chains      []string  `json:"chains,omitempty"` // digests that the connection's grant rests on
+	Chains      []string  `json:"chains,omitempty"`  // digests that the connection's grant rests on
+	Footing     string    `json:"footing,omitempty"` // what else it rests on: registry.Agent.Footing when it was made
 	HeartbeatMS int64     `json:"heartbeat_ms"`
 	Watched     bool      `json:"watched"` // false: send no beats
 }
@@ -143,9 +146,29 @@ type ChainPut struct {
 	Chain string `json:"chain"`
 }
 
-// DelegationEnd takes back the last delegation of a stored chain.
+// DelegationEnd takes back the last delegation of a chain.
 type DelegationEnd struct {
-	Chain string `json:"chain"` // digest
+	Chain string `json:"chain"`          // digest
+	Text  string `json:"text,omitempty"` // of the chain, for one that may not be stored
+}
+
+// DurableRequest asks for a durable subscription of the agent: under this name it
+// wants the events of these topics, also those stored while it is away. The
+// topics given before under that name are replaced.
+type DurableRequest struct {
+	Name   string   `json:"name"`
+	Topics []string `json:"topics"`
+}
+
+// DurableResponse names the consumer that the agent may pull from, once its
+// connection has been replaced.
+type DurableResponse struct {
+	Consumer string `json:"consumer"`
+}
+
+// DurableEnd gives a durable subscription up; what it had not taken is gone.
+type DurableEnd struct {
+	Name string `json:"name"`
 }
 
 // Renew asks for a new certificate for one's own identity.
