@@ -60,7 +60,7 @@ func (m *Mesh) Call(ctx context.Context, scope string, data []byte, opts ...Call
 	if c.idle < time.Millisecond {
 		return nil, fmt.Errorf("%w: an idle timeout has at least a millisecond", ErrConfig)
 	}
-	call := outgoingCall{scope: s, data: data, behalf: c.behalf, contentType: c.ct, idle: c.idle}
+	call := outgoingCall{scope: s, data: data, limited: c.limited, behalf: c.behalf, contentType: c.ct, idle: c.idle}
 	if c.to != "" {
 		if call.to, err = agentid.Parse(c.to); err != nil {
 			return nil, denied(denial.New(denial.BadInput, "%w", err))
@@ -75,6 +75,7 @@ type outgoingCall struct {
 	data        []byte
 	contentType string
 	idle        time.Duration
+	limited     bool // by behalf, which an application may have left nil
 	behalf      *Request
 }
 
@@ -112,6 +113,13 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	if len(c.data) > limits.Payload {
 		return nil, denial.New(denial.TooLarge, "payload of %d bytes, at most %d", len(c.data), limits.Payload)
 	}
+	behalf := ""
+	if c.limited {
+		var err error
+		if behalf, err = c.behalf.limit(); err != nil {
+			return nil, err
+		}
+	}
 	want := gate.Want{Class: subject.Reply, From: c.to}
 	token := ""
 	switch c.scope.Verb() {
@@ -137,10 +145,7 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	}
 	f := envelope.Fields{
 		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop,
-		Token: token, ContentType: c.contentType, Deadline: budget(ctx, c.idle, m.cfg.clock()),
-	}
-	if c.behalf != nil {
-		f.OnBehalf = c.behalf.chain
+		Token: token, OnBehalf: behalf, ContentType: c.contentType, Deadline: budget(ctx, c.idle, m.cfg.clock()),
 	}
 	subj := m.space.Call(m.info.Agent, c.scope.Dotted())
 	if !c.to.IsZero() {
@@ -346,7 +351,7 @@ func (m *Mesh) onNoResponder(msg *nats.Msg) {
 }
 
 func message(msg *nats.Msg) envelope.Message {
-	return envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}
+	return envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data, Reply: msg.Reply}
 }
 
 func payloadDigest(data []byte) string {

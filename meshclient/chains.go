@@ -3,6 +3,7 @@ package meshclient
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/registry"
 )
 
 // loadHeld reads the delegated chains that were kept on disk. What no longer
@@ -23,29 +25,44 @@ func (m *Mesh) loadHeld() {
 	}
 	for _, text := range texts {
 		if c, err := capability.Verify(text, m.peers.Ring(), m.cfg.clock()); err == nil && c.Holder() == m.info.Agent {
-			m.held[c.Digest()] = c
+			m.held[c.Digest()] = newLoan(c, m.cfg.clock())
 		}
 	}
+	m.noteLenders()
 }
 
 // refreshSelf reads the agent's own record afresh, takes over its epoch and
-// returns the digests of its live root tokens.
-func (m *Mesh) refreshSelf(ctx context.Context) ([]string, error) {
+// returns it.
+func (m *Mesh) refreshSelf(ctx context.Context) (*registry.Agent, error) {
 	s, err := m.peers.Refresh(ctx, m.info.Agent, m.key.PublicKey())
 	if err != nil {
 		return nil, err
 	}
 	e := s.Epoch()
 	m.epoch.Store(&e)
-	return s.Agent.Tokens, nil
+	return s.Agent, nil
 }
 
 // onPeerChange hears of records from the feed. A change of one's own matters: an
-// epoch that rose makes what is signed under the old one worthless.
+// epoch that rose makes what is signed under the old one worthless. So does one
+// of somebody who lent something.
 func (m *Mesh) onPeerChange(id agentid.ID) {
-	if id == m.info.Agent {
+	m.mu.Lock()
+	lender := m.lenders[id]
+	m.mu.Unlock()
+	switch {
+	case id == m.info.Agent:
 		m.poke("own record changed")
+	case lender:
+		m.poke(lenderChanged)
 	}
+}
+
+// basis names what a connection rests on that the control plane makes now: by
+// digests, the agent's own root tokens, what is presented of the delegated
+// chains, and whatever no chain tells of.
+func (m *Mesh) basis(self *registry.Agent) []string {
+	return slices.Concat(self.Tokens, m.presented(), []string{self.Footing()})
 }
 
 // roots returns the agent's own root tokens.
@@ -76,9 +93,12 @@ func (m *Mesh) chains(ctx context.Context) ([]*capability.Chain, error) {
 		}
 		out = append(out, c)
 	}
-	m.mu.Lock()
-	held := slices.Collect(maps.Values(m.held))
-	m.mu.Unlock()
+	// A stored event counts while the token under which it was published is listed.
+	slices.SortFunc(out, lastFirst)
+	var held []*capability.Chain
+	for _, l := range m.loans() {
+		held = append(held, l.chain)
+	}
 	slices.SortFunc(held, lastFirst)
 	return append(out, held...), nil
 }
@@ -95,19 +115,14 @@ func (m *Mesh) usable(ctx context.Context, roots []string) []string {
 		}
 	}
 	for _, c := range m.chosen() {
-		err := c.Check(now, dir)
-		if err == nil && c.Expires().Sub(now) > endsSoon {
+		if err := c.Check(now, dir); err == nil {
 			out = append(out, c.Digest())
-		} else if err != nil {
+		} else {
 			m.forget(c, err)
 		}
 	}
 	return out
 }
-
-// endsSoon is how little must be left of a chain for no connection to be made
-// for it; the control plane leaves it out as well.
-const endsSoon = 3 * time.Second
 
 // chainFor returns a chain by which the agent holds the scope now. Delegated
 // chains that are worth nothing any more are forgotten on the way.
@@ -141,7 +156,7 @@ func (m *Mesh) chainFor(ctx context.Context, scope capability.Scope) (*capabilit
 			continue
 		}
 		if rank(c) == 2 {
-			refused = denial.New(denial.QuotaExceeded, "%q was lent more chains than a connection may present", m.info.Agent)
+			refused = m.notPresented(c, now)
 			continue
 		}
 		return c, nil
@@ -152,16 +167,38 @@ func (m *Mesh) chainFor(ctx context.Context, scope capability.Scope) (*capabilit
 	return nil, denial.New(denial.ScopeNotHeld, "%q does not hold %q", m.info.Agent, scope)
 }
 
-// forget drops a delegated chain for good where its refusal is final.
-func (m *Mesh) forget(c *capability.Chain, why error) {
+// notPresented says why no connection will rest on a chain that is good.
+func (m *Mesh) notPresented(c *capability.Chain, now time.Time) error {
+	m.mu.Lock()
+	l, held := m.held[c.Digest()]
+	m.mu.Unlock()
+	if held && !l.presentable(now) {
+		return denial.New(denial.TokenExpired, "what %q lent ends in a moment", delegator(c))
+	}
+	return denial.New(denial.QuotaExceeded, "%q was lent more chains than a connection may present", m.info.Agent)
+}
+
+// final reports whether what was refused stays refused. Who is suspended or
+// expired may come back, and what it lent with it.
+func final(why error) bool {
 	switch denial.Of(why) {
 	case denial.TokenExpired, denial.TokenTakenBack:
-	default:
+		return true
+	case denial.DelegatorCut:
+		return errors.Is(why, denial.Revoked)
+	}
+	return false
+}
+
+// forget drops a delegated chain for good where its refusal is final.
+func (m *Mesh) forget(c *capability.Chain, why error) {
+	if !final(why) {
 		return
 	}
 	m.mu.Lock()
 	_, held := m.held[c.Digest()]
 	delete(m.held, c.Digest())
+	m.noteLenders()
 	m.mu.Unlock()
 	if !held {
 		return
@@ -169,27 +206,17 @@ func (m *Mesh) forget(c *capability.Chain, why error) {
 	if err := m.dir.DropChain(c.Digest()); err != nil {
 		m.log.Warn().Err(err).Msg("ended chain could not be removed")
 	}
-	m.granted()
-}
-
-func (m *Mesh) granted() {
-	if m.cfg.onGrant != nil {
-		m.cfg.onGrant()
-	}
 }
 
 // chosen returns the delegated chains that a connection rests on, at most as many
 // as it may present: in turn one of each delegator, those that end last first. So
 // nobody who may lend anything can crowd out what others lent.
 func (m *Mesh) chosen() []*capability.Chain {
-	m.mu.Lock()
-	held := slices.Collect(maps.Values(m.held))
-	m.mu.Unlock()
 	now := m.cfg.clock()
 	lent := map[agentid.ID][]*capability.Chain{}
-	for _, c := range held {
-		if c.Expires().Sub(now) > endsSoon {
-			lent[delegator(c)] = append(lent[delegator(c)], c)
+	for _, l := range m.loans() {
+		if l.presentable(now) {
+			lent[delegator(l.chain)] = append(lent[delegator(l.chain)], l.chain)
 		}
 	}
 	by := slices.SortedFunc(maps.Keys(lent), func(a, b agentid.ID) int { return cmp.Compare(a.String(), b.String()) })
@@ -233,7 +260,7 @@ func (m *Mesh) crowded(c *capability.Chain) *capability.Chain {
 	}
 	count := map[agentid.ID]int{}
 	for _, h := range m.held {
-		count[delegator(h)]++
+		count[delegator(h.chain)]++
 	}
 	most := delegator(c)
 	for id, n := range count {
@@ -246,8 +273,8 @@ func (m *Mesh) crowded(c *capability.Chain) *capability.Chain {
 	}
 	var first *capability.Chain
 	for _, h := range m.held {
-		if delegator(h) == most && (first == nil || lastFirst(h, first) > 0) {
-			first = h
+		if delegator(h.chain) == most && (first == nil || lastFirst(h.chain, first) > 0) {
+			first = h.chain
 		}
 	}
 	return first

@@ -54,6 +54,9 @@ func Connect(ctx context.Context, opts ...Option) (*Mesh, error) {
 		return nil, err
 	}
 	m.tending.Go(m.tend)
+	if m.cfg.onGrant != nil {
+		m.tending.Go(m.tellGrants)
+	}
 	return m, nil
 }
 
@@ -104,10 +107,12 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		log:      cfg.log.With().Str("agent", info.Agent.String()).Str("self", info.Instance.String()).Logger(),
 		handlers: map[capability.Scope]*handler{},
 		topics:   map[string]*topic{},
+		durables: map[string]*durable{},
 		pending:  map[string]*pending{},
-		held:     map[string]*capability.Chain{},
+		held:     map[string]loan{},
 		rotated:  make(chan struct{}),
 		wake:     make(chan string, 16),
+		news:     make(chan struct{}, 1),
 		stopping: make(chan struct{}),
 		closed:   make(chan struct{}),
 	}
@@ -204,8 +209,13 @@ func (m *Mesh) settleIn(ctx context.Context, l *link) error {
 	if err != nil {
 		return denied(err)
 	}
-	l.setCovered(append(self, m.presented()...))
+	l.setCovered(m.basis(self))
+	m.tended.policy = self.Heartbeat
 	m.askSession(ctx, l)
+	m.tended.effect, _ = m.effect(ctx, l, self)
+	if len(m.loans()) > len(l.rest()) {
+		m.poke("something lent is not in use") // its lender may be away, and has to be known to be seen coming back
+	}
 	// Who connects for one call a day lives from this moment alone.
 	m.renew(ctx)
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
 )
@@ -25,7 +26,8 @@ import (
 type Grant struct {
 	Scopes      []string      // what the other may do
 	Delegatable []string      // the part of it that the other may pass on
-	For         time.Duration // how long, at most as long as the right itself lives; DefaultDelegation where zero
+	Depth       int           // how often that may be passed on, by one after the other; as often as it can be where zero
+	For         time.Duration // how long, at most as long as the right itself lives; DefaultDelegation where zero. It is laid down up to five seconds before its end, so less is worth little
 }
 
 // Delegation is a right that was lent.
@@ -34,26 +36,39 @@ type Delegation struct {
 	Scopes  []string
 	Expires time.Time
 	mesh    *Mesh
-	chains  []string // digests
+	chains  []*capability.Chain
 }
 
 // Chains returns the digests of the delegated chains.
-func (d *Delegation) Chains() []string { return slices.Clone(d.chains) }
+func (d *Delegation) Chains() []string {
+	out := make([]string, 0, len(d.chains))
+	for _, c := range d.chains {
+		out = append(out, c.Digest())
+	}
+	return out
+}
 
-// End takes the delegation back. When it returns, no receiver that hears of the
-// control plane accepts it, and connections that rested on it are cut.
+// End takes the delegation back, and with it what was passed on under it. When it
+// returns, no receiver that hears of the control plane accepts it, and no
+// connection rests on it. That takes up to a second: whoever was lent something
+// replaces its connection, and loses nothing of what it does by its own rights.
 func (d *Delegation) End(ctx context.Context) error {
 	var errs []error
 	for _, c := range d.chains {
-		errs = append(errs, d.mesh.EndDelegation(ctx, c)) // one that cannot be ended must not shield the others
+		errs = append(errs, d.mesh.EndDelegation(ctx, c.Text())) // one that cannot be ended must not shield the others
 	}
 	return errors.Join(errs...)
 }
 
 // EndDelegation takes back a delegation that this agent made, by the digest of
-// its chain.
-func (m *Mesh) EndDelegation(ctx context.Context, digest string) error {
-	return m.ask(ctx, wire.SelfDelegationEnd, wire.DelegationEnd{Chain: digest}, nil)
+// its chain or by the chain itself. One that was never stored in the mesh can be
+// ended by the chain alone.
+func (m *Mesh) EndDelegation(ctx context.Context, chain string) error {
+	end := wire.DelegationEnd{Chain: chain}
+	if !jws.IsDigest(chain) {
+		end = wire.DelegationEnd{Chain: jws.Digest(chain), Text: chain}
+	}
+	return m.ask(ctx, wire.SelfDelegationEnd, end, nil)
 }
 
 // Delegate lends another agent a part of what this agent may pass on. It is
@@ -81,7 +96,10 @@ func (m *Mesh) Delegate(ctx context.Context, to string, g Grant) (*Delegation, e
 			return nil, denied(denial.New(denial.BeyondOwn, "%q may not be passed on: it is not among the scopes lent", s))
 		}
 	}
-	if g.For == 0 {
+	switch {
+	case g.Depth < 0, g.Depth > 0 && len(onward) == 0:
+		return nil, denied(denial.New(denial.BadInput, "depth is how often what is delegatable may be passed on"))
+	case g.For == 0:
 		g.For = DefaultDelegation
 	}
 	waiting, stop := patient(ctx, DefaultIdleTimeout)
@@ -90,7 +108,7 @@ func (m *Mesh) Delegate(ctx context.Context, to string, g Grant) (*Delegation, e
 		return nil, err
 	}
 	now := m.cfg.clock()
-	parents, err := m.parents(ctx, scopes, now)
+	parents, err := m.parents(ctx, scopes, onward, g.Depth, now)
 	if err != nil {
 		return nil, denied(err)
 	}
@@ -101,25 +119,45 @@ func (m *Mesh) Delegate(ctx context.Context, to string, g Grant) (*Delegation, e
 		}
 	}
 	for _, p := range parents {
-		if err := m.lend(ctx, d, p, onward, now); err != nil {
-			// What was lent by then would live on, and its delegator would not know.
-			if len(d.chains) > 0 {
-				undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), admitTimeout)
-				defer cancel()
-				if e := d.End(undo); e != nil {
-					m.log.Warn().Err(e).Strs("chains", d.chains).Msg("delegation that failed halfway could not be taken back")
-				}
-			}
+		if err := m.lend(ctx, d, p, onward, g.Depth, now); err != nil {
+			d.undo(ctx)
 			return nil, denied(err)
 		}
 	}
 	return d, nil
 }
 
-// lend delegates from one chain. The digest is noted before anybody else has the
+// undo takes back what was lent before the rest failed: it would live on, and its
+// delegator has no handle to end it by. What made the rest fail, such as a limit
+// on what one may ask, may keep it from being taken back for a moment.
+func (d *Delegation) undo(ctx context.Context) {
+	if len(d.chains) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), admitTimeout)
+	defer cancel()
+	for {
+		err := d.End(ctx)
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || !errors.Is(err, ErrUnavailable) {
+			d.mesh.log.Warn().Err(err).Strs("chains", d.Chains()).Msg("delegation that failed halfway could not be taken back")
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-d.mesh.ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// lend delegates from one chain. The chain is noted before anybody else has the
 // delegation, so that it can be taken back whatever fails.
-func (m *Mesh) lend(ctx context.Context, d *Delegation, p parent, onward []capability.Scope, now time.Time) error {
-	text, err := m.delegate(p, d.To, onward, now, d.Expires)
+func (m *Mesh) lend(ctx context.Context, d *Delegation, p parent, onward []capability.Scope, depth int, now time.Time) error {
+	text, err := m.delegate(p, d.To, onward, depth, now, d.Expires)
 	if err != nil {
 		return err
 	}
@@ -127,7 +165,7 @@ func (m *Mesh) lend(ctx context.Context, d *Delegation, p parent, onward []capab
 	if err != nil {
 		return err
 	}
-	d.chains = append(d.chains, chain.Digest())
+	d.chains = append(d.chains, chain)
 	if err := m.ask(ctx, wire.SelfChainPut, wire.ChainPut{Chain: text}, nil); err != nil {
 		return err
 	}
@@ -141,9 +179,10 @@ type parent struct {
 	scopes []capability.Scope
 }
 
-// parents finds, for each scope, a chain from which it may be passed on. Scopes
-// of one chain are passed on together.
-func (m *Mesh) parents(ctx context.Context, scopes []capability.Scope, now time.Time) ([]parent, error) {
+// parents finds, for each scope, a chain from which it may be passed on, often
+// enough where it is to be passed on again. Scopes of one chain are passed on
+// together.
+func (m *Mesh) parents(ctx context.Context, scopes, onward []capability.Scope, depth int, now time.Time) ([]parent, error) {
 	chains, err := m.chains(ctx)
 	if err != nil {
 		return nil, err
@@ -151,18 +190,28 @@ func (m *Mesh) parents(ctx context.Context, scopes []capability.Scope, now time.
 	dir := m.peers.Directory(ctx)
 	var out []parent
 	for _, s := range scopes {
+		need := 1
+		if slices.Contains(onward, s) {
+			need += max(depth, 1)
+		}
 		var best *capability.Chain
-		held := false
+		held, most := false, 0
 		for _, c := range chains {
 			if !c.Has(s) || c.Check(now, dir) != nil {
 				continue
 			}
 			held = true
-			if slices.Contains(c.Delegatable(), s) && (best == nil || c.Expires().After(best.Expires())) {
+			if !slices.Contains(c.Delegatable(), s) {
+				continue
+			}
+			most = max(most, c.Depth())
+			if c.Depth() >= need && (best == nil || c.Expires().After(best.Expires())) {
 				best = c
 			}
 		}
 		switch {
+		case best == nil && most > 0:
+			return nil, denial.New(denial.DepthExceeded, "%q may be passed on %d more times, and that would take %d", s, most, need)
 		case best == nil && held:
 			return nil, denial.New(denial.NotDelegatable, "%q holds %q and may not pass it on", m.info.Agent, s)
 		case best == nil:
@@ -178,14 +227,18 @@ func (m *Mesh) parents(ctx context.Context, scopes []capability.Scope, now time.
 	return out, nil
 }
 
-func (m *Mesh) delegate(p parent, to agentid.ID, onward []capability.Scope, now, expires time.Time) (string, error) {
+func (m *Mesh) delegate(p parent, to agentid.ID, onward []capability.Scope, depth int, now, expires time.Time) (string, error) {
 	d := capability.Delegation{To: to, Scopes: p.scopes, Expires: expires}
 	for _, s := range onward {
 		if slices.Contains(p.scopes, s) {
 			d.Delegatable = append(d.Delegatable, s)
 		}
 	}
-	if len(d.Delegatable) > 0 {
+	switch {
+	case len(d.Delegatable) == 0:
+	case depth > 0:
+		d.Depth = depth
+	default:
 		d.Depth = p.chain.Depth() - 1
 	}
 	return capability.Delegate(p.chain, documentSigner{m.key}, m.info.Passport, d, now)
@@ -271,24 +324,62 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 	audit.Write(&m.log, rec)
 }
 
-// takeDelegation checks a chain that another agent handed over and keeps it.
+// takeDelegation checks a chain that another agent handed over, or that another
+// instance of this one took up, and keeps it.
 func (m *Mesh) takeDelegation(ctx context.Context, v *envelope.Verified) error {
 	var n wire.DelegationNote
 	if err := json.Unmarshal(v.Data(), &n); err != nil {
 		return denial.New(denial.BadInput, "delegation does not parse")
 	}
-	c, err := capability.Verify(n.Chain, m.peers.Ring(), m.cfg.clock())
+	c, err := m.lentToMe(ctx, n.Chain)
 	if err != nil {
 		return err
 	}
-	hops := c.Hops()
-	if c.Holder() != m.info.Agent || len(hops) < 2 || hops[len(hops)-1].By != v.From() {
-		return denial.New(denial.NotHolder, "chain is not a delegation from %q to %q", v.From(), m.info.Agent)
-	}
-	if err := c.Check(m.cfg.clock(), m.peers.Directory(ctx)); err != nil {
-		return err
+	if from := v.From(); from != delegator(c) && from != m.info.Agent {
+		return denial.New(denial.NotHolder, "chain is not a delegation from %q", from)
 	}
 	m.gate.Keep(c)
 	m.keep(ctx, c)
 	return nil
+}
+
+// lentToMe verifies a chain that is to be a delegation to this agent and worth
+// something now.
+func (m *Mesh) lentToMe(ctx context.Context, text string) (*capability.Chain, error) {
+	c, err := capability.Verify(text, m.peers.Ring(), m.cfg.clock())
+	if err != nil {
+		return nil, err
+	}
+	if c.Holder() != m.info.Agent || len(c.Hops()) < 2 {
+		return nil, denial.New(denial.NotHolder, "chain is not a delegation to %q", m.info.Agent)
+	}
+	return c, c.Check(m.cfg.clock(), m.peers.Directory(ctx))
+}
+
+// TakeUp takes up a delegation that was made offline and carried here as text: it
+// is stored in the mesh, where receivers read it and where it counts for this
+// agent's own quota, kept in the agent's directory and told to its other
+// instances. The next call may use it.
+func (m *Mesh) TakeUp(ctx context.Context, chain string) (*capability.Chain, error) {
+	waiting, stop := patient(ctx, DefaultIdleTimeout)
+	defer stop()
+	if err := m.present(waiting); err != nil {
+		return nil, err
+	}
+	c, err := m.lentToMe(ctx, chain)
+	if err != nil {
+		return nil, denied(err)
+	}
+	if err := m.ask(ctx, wire.SelfChainPut, wire.ChainPut{Chain: chain}, nil); err != nil {
+		return nil, err
+	}
+	m.gate.Keep(c)
+	m.keep(ctx, c)
+	m.mu.Lock()
+	_, held := m.held[c.Digest()]
+	m.mu.Unlock()
+	if !held {
+		return nil, denied(denial.New(denial.QuotaExceeded, "%q holds as many delegations as it can", m.info.Agent))
+	}
+	return c, m.note(ctx, m.info.Agent, wire.NoteDelegation, wire.DelegationNote{Chain: chain})
 }

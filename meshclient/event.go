@@ -28,6 +28,22 @@ type Event struct {
 	Correlation string
 	Nonce       string
 	Sent        time.Time // by the publisher's clock
+
+	// What a durable subscription brought besides; zero for any other.
+	Sequence    uint64    // its place among all stored events
+	Stored      time.Time // by the server's clock
+	Redelivered bool      // it was handed out before and not acknowledged
+
+	again *time.Duration
+}
+
+// Retry asks a durable subscription to bring the event again after that time, or
+// later: to this instance or to another one. Call it before the function that was
+// given the event returns. Events that were stored later do not wait for it. For
+// an event that is not stored it does nothing.
+func (e *Event) Retry(after time.Duration) {
+	after = max(after, 0)
+	e.again = &after
 }
 
 type topic struct {
@@ -37,73 +53,19 @@ type topic struct {
 	turn  sync.Mutex // held for each event: a rotation has two connections bring them
 }
 
-// Publish sends an event to whoever subscribes the topic now. It returns once
-// the message is on its way to the server; Flush waits until it is there. While
-// the agent is away it waits for ctx, at most DefaultIdleTimeout where ctx has no
-// deadline.
-func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
-	start := m.cfg.clock()
-	at := placeOf(ctx)
-	rec := audit.Record{
-		Kind: audit.Event, Verdict: audit.Sent, Correlation: at.correlation, Parent: at.parent, Nonce: envelope.NewNonce(),
-		Sender: m.info.Agent, Instance: m.info.Instance, Scope: clip(name), Payload: payloadDigest(data), Size: len(data),
-	}
-	err := m.publish(ctx, name, data, at, &rec)
-	rec.Duration = m.cfg.clock().Sub(start)
-	if err != nil {
-		err = m.notHeld(err, "--publish "+name)
-		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), err.Error()
-	}
-	audit.Write(&m.log, rec)
-	return err
+type subscribeConfig struct {
+	durable bool
+	name    string
 }
 
-func (m *Mesh) publish(ctx context.Context, name string, data []byte, at place, rec *audit.Record) error {
-	scope, err := capability.PublishOf(name)
-	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return ended(ctx)
-	}
-	waiting, stop := patient(ctx, DefaultIdleTimeout)
-	defer stop()
-	chain, err := m.ready(waiting, scope)
-	if err != nil {
-		return err
-	}
-	subj := m.space.Event(m.info.Agent, name)
-	msg, _, _, err := m.speaker.Message(subj, envelope.Fields{
-		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop, Token: chain.Digest(),
-	}, nil, data, nil)
-	if err != nil {
-		return err
-	}
-	rec.Chain, rec.Subject = chain.Digest(), subj
-	if err := m.conn().PublishMsg(msg); err != nil {
-		return unsent(err)
-	}
-	return nil
-}
-
-// Flush waits until the server has everything that was sent so far, at most a few
-// seconds where ctx has no deadline.
-func (m *Mesh) Flush(ctx context.Context) error {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, connectTimeout)
-		defer cancel()
-	}
-	if err := m.conn().FlushWithContext(ctx); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return nil
-}
+// SubscribeOption configures one subscription.
+type SubscribeOption func(*subscribeConfig)
 
 // Subscribe calls fn for every verified event on the topic, one at a time and
 // in the order in which they came. It fails at once if the agent may not
-// subscribe the topic.
-func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event)) error {
+// subscribe the topic. [Durable] makes it bring what was published while the
+// agent was away as well.
+func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event), opts ...SubscribeOption) error {
 	scope, err := capability.SubscribeOf(name)
 	if err != nil {
 		return denied(err)
@@ -115,12 +77,19 @@ func (m *Mesh) Subscribe(name string, fn func(ctx context.Context, e *Event)) er
 	if fn == nil {
 		return fmt.Errorf("%w: Subscribe needs a function", ErrConfig)
 	}
+	var c subscribeConfig
+	for _, o := range opts {
+		o(&c)
+	}
+	t := &topic{name: name, scope: publish, fn: fn}
+	if c.durable {
+		return m.subscribeDurable(c.name, scope, t)
+	}
 	ctx, cancel := context.WithTimeout(m.ctx, connectTimeout)
 	defer cancel()
 	if _, err := m.ready(ctx, scope); err != nil {
 		return m.notHeld(err, "--subscribe "+name)
 	}
-	t := &topic{name: name, scope: publish, fn: fn}
 	m.attaching.Lock()
 	defer m.attaching.Unlock()
 	m.mu.Lock()
@@ -159,30 +128,40 @@ func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
 		if denial.Of(err) == denial.Replayed && m.recent.isCopy(came) {
 			return // the same message on the second connection of a rotation
 		}
-		correlation := ""
-		if v != nil {
-			correlation = v.Fields().Correlation
-		}
-		m.refused(audit.Event, correlation, t.name, msg, err)
+		m.refused(audit.Event, correlationOf(v), t.name, msg, err)
 		return
 	}
+	m.deliver(t, v, msg, start, &Event{})
+}
+
+// deliver gives a verified event to the application and logs it. What else is
+// known of the event is in e. It reports whether the function ended well.
+func (m *Mesh) deliver(t *topic, v *envelope.Verified, msg *nats.Msg, start time.Time, e *Event) (ok bool) {
 	f := v.Fields()
 	rec := audit.Record{
 		Kind: audit.Event, Verdict: audit.Accepted, Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent,
 		Sender: f.From, Instance: v.Instance(), Peer: m.info.Agent, Scope: t.name, Subject: msg.Subject, Chain: f.Token,
 		Payload: payloadDigest(msg.Data), Size: len(msg.Data), // before the application has it: it may change the bytes
 	}
+	e.From, e.Instance, e.Topic, e.Data, e.ContentType = f.From, v.Instance(), t.name, v.Data(), f.ContentType
+	e.Correlation, e.Nonce, e.Sent = f.Correlation, f.Nonce, f.Time
 	m.atWork.Add(1)
-	if !m.hand(within(m.ctx, v), t, &Event{
-		From: f.From, Instance: v.Instance(), Topic: t.name, Data: v.Data(), ContentType: f.ContentType,
-		Correlation: f.Correlation, Nonce: f.Nonce, Sent: f.Time,
-	}) {
+	if ok = m.hand(within(m.ctx, v), t, e); !ok {
 		rec.Verdict, rec.Reason = audit.Failed, CodeInternal
 	}
 	m.atWork.Add(-1)
+	if ok && e.again != nil && e.Sequence != 0 {
+		rec.Verdict, rec.Reason = audit.Failed, reasonRetry
+	}
 	rec.Duration = m.cfg.clock().Sub(start)
 	audit.Write(&m.log, rec)
+	return ok
 }
+
+// reasonRetry stands in the log where the application asked for an event again.
+const reasonRetry denial.Reason = "retry"
+
+func correlationOf(v *envelope.Verified) string { return v.Fields().Correlation }
 
 // hand runs the application's function. A panic in it is the matter of this event
 // alone: else whoever may publish could end every subscriber.

@@ -18,7 +18,15 @@ func (m *Mesh) Held() map[agentid.ID]int {
 	defer m.mu.Unlock()
 	out := map[agentid.ID]int{}
 	for _, c := range m.held {
-		out[delegator(c)]++
+		out[delegator(c.chain)]++
+	}
+	return out
+}
+
+// Resting returns who lent what the connection rests on.
+func (m *Mesh) Resting() (out []agentid.ID) {
+	for _, l := range m.link.Load().rest() {
+		out = append(out, delegator(l.chain))
 	}
 	return out
 }
@@ -28,3 +36,16 @@ func (m *Mesh) Presented() []string { return m.presented() }
 
 // Incoming turns the error code and payload of a reply into an error.
 var Incoming = incoming
+
+// Presentation is the auth token of a connection that presents chains.
+var Presentation = presentation
+
+// Die ends the agent's process: nothing is said, and nothing comes back.
+func (m *Mesh) Die() {
+	m.cancel()
+	m.tending.Wait()
+	if m.beats != nil {
+		m.beats.Close()
+	}
+	m.link.Load().close()
+}

@@ -31,7 +31,15 @@ type Request struct {
 	Parent      string    // nonce of what caused the call, where something did
 	Sent        time.Time // by the caller's clock
 
-	chain string // digest of the chain that authorised it
+	fields envelope.Fields // what the sender signed
+}
+
+// limit names those on whose behalf a call is made for the request.
+func (r *Request) limit() (string, error) {
+	if r == nil || r.fields.Token == "" {
+		return "", denial.New(denial.BadInput, "a call is made on behalf of a request that a handler was given")
+	}
+	return r.fields.Behalf()
 }
 
 // Handler works on one request. Its context ends when the caller no longer
@@ -178,7 +186,7 @@ func (m *Mesh) work(ctx context.Context, h *handler, v *envelope.Verified) (data
 	f := v.Fields()
 	return h.fn(ctx, &Request{
 		From: f.From, Instance: v.Instance(), Scope: h.scope, Data: v.Data(), ContentType: f.ContentType,
-		Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent, Sent: f.Time, chain: f.Token,
+		Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent, Sent: f.Time, fields: f,
 	})
 }
 

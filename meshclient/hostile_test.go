@@ -36,7 +36,7 @@ import (
 
 // mesh is a mesh whose parts a test can stop and whose agents' directories it
 // knows.
-func mesh(t *testing.T, o devmesh.Options) *devmesh.Mesh {
+func mesh(t testing.TB, o devmesh.Options) *devmesh.Mesh {
 	t.Helper()
 	m, err := devmesh.Start(within(t, 30*time.Second), t.TempDir()+"/mesh", o)
 	if err != nil {
@@ -62,7 +62,7 @@ func scopes(list ...string) []capability.Scope {
 	return out
 }
 
-func enrolled(t *testing.T, m *devmesh.Mesh, id string, r registry.Rights) (dir string) {
+func enrolled(t testing.TB, m *devmesh.Mesh, id string, r registry.Rights) (dir string) {
 	t.Helper()
 	dir, err := m.Add(within(t, 20*time.Second), registry.NewAgent{Agent: agentid.Require(id), Rights: r})
 	if err != nil {
@@ -71,7 +71,7 @@ func enrolled(t *testing.T, m *devmesh.Mesh, id string, r registry.Rights) (dir 
 	return dir
 }
 
-func connected(t *testing.T, m *devmesh.Mesh, dir string, opts ...meshclient.Option) *meshclient.Mesh {
+func connected(t testing.TB, m *devmesh.Mesh, dir string, opts ...meshclient.Option) *meshclient.Mesh {
 	t.Helper()
 	c, err := m.Connect(within(t, 20*time.Second), dir, opts...)
 	if err != nil {
@@ -89,7 +89,7 @@ type intruder struct {
 	dir *agentdir.Dir
 }
 
-func intrude(t *testing.T, dir string) *intruder {
+func intrude(t testing.TB, dir string, opts ...nats.Option) *intruder {
 	t.Helper()
 	d, err := agentdir.Open(dir)
 	if err != nil {
@@ -103,8 +103,10 @@ func intrude(t *testing.T, dir string) *intruder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(d.Info.NATS[0], nats.Nkey(pub, kp.Sign), nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)),
-		nats.ClientCert(d.File(agentdir.TLSCertFile), d.File(agentdir.TLSKeyFile)), nats.RootCAs(d.File(agentdir.CAFile)))
+	nc, err := nats.Connect(d.Info.NATS[0], append([]nats.Option{
+		nats.Nkey(pub, kp.Sign), nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)),
+		nats.ClientCert(d.File(agentdir.TLSCertFile), d.File(agentdir.TLSKeyFile)), nats.RootCAs(d.File(agentdir.CAFile)),
+	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

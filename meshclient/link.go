@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -28,6 +29,12 @@ const (
 	// old one's subscriptions are drained: longer than a route's round trip, or
 	// messages are lost on a cluster.
 	settle = time.Second
+	// hurry is the same where a right has to be gone from the broker within a
+	// second. It is still longer than a route between two servers of one mesh
+	// should take.
+	hurry = 200 * time.Millisecond
+	// linger is how long the old one stays after that at least.
+	linger = 300 * time.Millisecond
 )
 
 // link is one NATS connection and what hangs on it. A Mesh has one, and two
@@ -42,9 +49,15 @@ type link struct {
 	drained     chan struct{}   // the same for this one
 
 	mu   sync.Mutex
-	has  map[string]bool // digests of the chains that the grant rests on
+	back chan struct{}   // closed and replaced whenever the server is there again
+	has  map[string]bool // digests of the chains and the footing that the grant rests on
+	lent map[string]loan // what of that others lent
 	work []*nats.Subscription
 	base []*nats.Subscription
+
+	pullers []*puller     // of durable subscriptions
+	halt    chan struct{} // closed when no more is to be pulled here
+	cut     chan struct{} // closed when not even what was asked for is waited for
 }
 
 // nonceForm is what a nats-server sends to be signed. Whatever else a server
@@ -58,7 +71,10 @@ var errNonce = errors.New("meshclient: the server asked to sign something that i
 // dial opens one connection and subscribes what every agent needs. It returns
 // the error of the single attempt.
 func (m *Mesh) dial(ctx context.Context) (*link, error) {
-	l := &link{mesh: m, has: map[string]bool{}, drained: make(chan struct{})}
+	l := &link{
+		mesh: m, has: map[string]bool{},
+		drained: make(chan struct{}), halt: make(chan struct{}), cut: make(chan struct{}), back: make(chan struct{}),
+	}
 	opts := []nats.Option{
 		nats.Name(m.info.Agent.String() + "/" + m.info.Instance.String()),
 		nats.Nkey(m.key.PublicKey(), func(nonce []byte) ([]byte, error) {
@@ -94,11 +110,11 @@ func (m *Mesh) dial(ctx context.Context) (*link, error) {
 		}
 		l.nc = r.nc
 	case <-ctx.Done():
-		go func() {
+		m.abandoned.Go(func() {
 			if r := <-got; r.nc != nil {
 				r.nc.Close()
 			}
-		}()
+		})
 		return nil, ctx.Err()
 	}
 	// What comes in on the first connection may need it before this returns:
@@ -172,6 +188,7 @@ func (l *link) attach() error {
 	for _, t := range m.topics {
 		topics = append(topics, t)
 	}
+	durables := slices.Collect(maps.Values(m.durables))
 	m.mu.Unlock()
 	for _, h := range handlers {
 		if err := l.attachHandler(h); err != nil {
@@ -180,6 +197,11 @@ func (l *link) attach() error {
 	}
 	for _, t := range topics {
 		if err := l.attachTopic(t); err != nil {
+			return err
+		}
+	}
+	for _, d := range durables {
+		if err := l.attachDurable(d); err != nil {
 			return err
 		}
 	}
@@ -306,7 +328,7 @@ func runDry(ctx context.Context, s *nats.Subscription) bool {
 
 func (l *link) close() { l.nc.Close() }
 
-// covers reports whether the connection's grant rests on the chain.
+// covers reports whether the connection's grant rests on the chain or footing.
 func (l *link) covers(digest string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -314,12 +336,18 @@ func (l *link) covers(digest string) bool {
 }
 
 func (l *link) setCovered(digests []string) {
+	has, lent := make(map[string]bool, len(digests)), map[string]loan{}
+	l.mesh.mu.Lock()
+	for _, d := range digests {
+		has[d] = true
+		if held, ok := l.mesh.held[d]; ok {
+			lent[d] = held
+		}
+	}
+	l.mesh.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.has = make(map[string]bool, len(digests))
-	for _, d := range digests {
-		l.has[d] = true
-	}
+	l.has, l.lent = has, lent
 }
 
 func (l *link) onDisconnect(_ *nats.Conn, err error) {
@@ -334,7 +362,18 @@ func (l *link) onDisconnect(_ *nats.Conn, err error) {
 	m.setAway(fmt.Errorf("%w: %w", ErrUnavailable, err))
 }
 
+// again is closed when the server is there again after it was lost.
+func (l *link) again() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.back
+}
+
 func (l *link) onReconnect(*nats.Conn) {
+	l.mu.Lock()
+	close(l.back)
+	l.back = make(chan struct{})
+	l.mu.Unlock()
 	if l.mesh.link.Load() == l {
 		l.mesh.peers.Gap()
 		l.mesh.poke("reconnected")

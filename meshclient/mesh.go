@@ -42,13 +42,16 @@ type Mesh struct {
 	// that one that is registered during a rotation is on the new one as well.
 	// It is taken before mu.
 	attaching sync.Mutex
+	enlisting sync.Mutex // held while a durable subscription is asked for
 
 	mu       sync.Mutex
 	handlers map[capability.Scope]*handler
 	topics   map[string]*topic
-	pending  map[string]*pending          // calls by nonce
-	held     map[string]*capability.Chain // delegated chains by digest
-	away     error                        // why the agent is away, or nil
+	durables map[string]*durable // by name
+	pending  map[string]*pending // calls by nonce
+	held     map[string]loan     // delegated chains by digest
+	lenders  map[agentid.ID]bool // whose records decide about them
+	away     error               // why the agent is away, or nil
 	closing  bool
 	ended    bool          // no message is taken any more
 	rotated  chan struct{} // closed and replaced whenever the link changed
@@ -59,15 +62,17 @@ type Mesh struct {
 	flight    sync.WaitGroup    // messages at work; see begin
 	retiring  sync.WaitGroup    // old connections that still bring work; under attaching
 	atWork    atomic.Int64
-	rotations atomic.Int64 // how often the connection was replaced
-	unmatched atomic.Int64 // replies that nobody waited for
-	wake      chan string  // reasons to look after the connection
-	asking    atomic.Bool  // a question to /v1/self is under way
+	rotations atomic.Int64  // how often the connection was replaced
+	unmatched atomic.Int64  // replies that nobody waited for
+	wake      chan string   // reasons to look after the connection
+	news      chan struct{} // what the agent may do has changed
+	asking    atomic.Bool   // a question to /v1/self is under way
 	ctx       context.Context
 	cancel    context.CancelFunc
 	tending   sync.WaitGroup
-	stopping  chan struct{} // closed when Close begins
-	closed    chan struct{} // closed when it is done
+	abandoned sync.WaitGroup // connections that nobody waits for any more
+	stopping  chan struct{}  // closed when Close begins
+	closed    chan struct{}  // closed when it is done
 	closeErr  error
 }
 
@@ -207,6 +212,7 @@ func (m *Mesh) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.closeTimeout)
 	defer cancel()
 	m.link.Load().drainWork(ctx)
+	m.link.Load().endPulls(ctx, true)
 	err := m.waitFlight(ctx)
 	m.cancel()
 	m.tending.Wait()
@@ -215,6 +221,7 @@ func (m *Mesh) shutdown() error {
 	defer cancel()
 	l := m.link.Load()
 	if l.nc.IsConnected() {
+		m.waitAbandoned(ctx)
 		if e := m.leave(ctx, l); e != nil {
 			m.log.Warn().Err(e).Msg("could not say goodbye")
 		}
@@ -224,6 +231,21 @@ func (m *Mesh) shutdown() error {
 	}
 	l.close()
 	return err
+}
+
+// waitAbandoned waits for connections that were being made when the end came. One
+// that is admitted behind the goodbye would make the agent one that came back and
+// fell silent.
+func (m *Mesh) waitAbandoned(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		m.abandoned.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 func (m *Mesh) leave(ctx context.Context, l *link) error {

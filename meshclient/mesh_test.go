@@ -15,7 +15,7 @@ import (
 	"github.com/sealmesh/sealmesh/meshclient/meshtest"
 )
 
-func within(t *testing.T, d time.Duration) context.Context {
+func within(t testing.TB, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)

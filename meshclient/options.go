@@ -79,7 +79,15 @@ func OnAway(f func(error)) Option {
 	return func(c *config) error { c.onAway = f; return nil }
 }
 
-// OnGrant is told when what the agent may do has changed. f must not block.
+// OnGrant is told when what the agent may do is no longer what it was: after more
+// was granted or lent, once a call may use it, and after something was taken back,
+// ended by time, or rested on somebody who was cut or came back, once a call is
+// refused for it. Scopes says what it is now. What comes about while the agent is
+// away is told when it is back.
+//
+// f is called by a goroutine of its own, one call at a time; what changes
+// meanwhile is told by one more call. It may use the Mesh, also for what takes
+// time, but not close it: Close waits for it.
 func OnGrant(f func()) Option {
 	return func(c *config) error { c.onGrant = f; return nil }
 }
@@ -105,10 +113,11 @@ func configure(opts []Option) (config, error) {
 }
 
 type callConfig struct {
-	to     string
-	idle   time.Duration
-	behalf *Request
-	ct     string
+	to      string
+	idle    time.Duration
+	limited bool
+	behalf  *Request
+	ct      string
 }
 
 // CallOption configures one call.
@@ -123,10 +132,14 @@ func To(agent string) CallOption { return func(c *callConfig) { c.to = agent } }
 // default is [DefaultIdleTimeout].
 func IdleTimeout(d time.Duration) CallOption { return func(c *callConfig) { c.idle = d } }
 
-// OnBehalf makes the call under the intersection of the agent's own right and
-// that of the caller of req, so that a low-right caller cannot use this agent
-// as its deputy.
-func OnBehalf(req *Request) CallOption { return func(c *callConfig) { c.behalf = req } }
+// OnBehalf makes the call under the intersection of the agent's own right, that of
+// the caller of req, and those of everybody on whose behalf req was made: whoever
+// handles it checks them all, so that a low-right caller cannot use this agent as
+// its deputy, nor a row of agents. A right counts as req's caller named it, by one
+// chain. Where req is not what a handler was given, the call is refused.
+func OnBehalf(req *Request) CallOption {
+	return func(c *callConfig) { c.limited, c.behalf = true, req }
+}
 
 // ContentType says what the payload is; the default is plain bytes.
 func ContentType(ct string) CallOption { return func(c *callConfig) { c.ct = ct } }

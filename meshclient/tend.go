@@ -12,11 +12,21 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/heartbeat"
 	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/registry"
 )
 
-// rotateLeast is the least time between two rotations, so that a burst of new
-// rights costs one; the first is not delayed.
-const rotateLeast = 5 * time.Second
+// The least time between two rotations for new rights: the first is not delayed,
+// and where one follows the other the wait doubles from rotateSoon to rotateLeast,
+// so that neither a burst nor a lender without end costs many.
+const (
+	rotateSoon  = 250 * time.Millisecond
+	rotateLeast = 5 * time.Second
+)
+
+// narrowLeast is the least time between two rotations by which the connection is
+// rid of what has ended. What was taken back has to be gone within a second, so
+// no rotation for a new right holds one off.
+const narrowLeast = 300 * time.Millisecond
 
 // rotateAhead is how long before the end of a user JWT a rotation begins at
 // least, where the JWT lives twice as long.
@@ -33,18 +43,29 @@ func (m *Mesh) poke(why string) {
 	}
 }
 
+// lenderChanged is why the tending goroutine looks when somebody changed who lent
+// something.
+const lenderChanged = "record of a lender changed"
+
 // tended is what the tending goroutine knows. Connect fills it in before that
 // goroutine starts; after that nobody else touches it.
 type tended struct {
 	asked    bool            // the control plane told about the session
-	rotated  time.Time       // when the connection was rotated last
+	rotated  time.Time       // when the connection was rotated last, or that failed
+	pace     time.Duration   // how long after that it may be for a new right
+	narrowed time.Time       // when that was tried last to be rid of one
+	failed   int             // how many rotations in a row failed
 	replace  time.Time       // when to rotate, before the user JWT ends; zero: not known
 	again    time.Time       // when to look again
-	tried    map[string]bool // chains for which a rotation was made
+	ask      time.Time       // when to ask about the session again; zero: it was answered
+	layDown  time.Time       // when something lent is about to end
+	effect   string          // what the agent may do, as far as the application was told
+	tried    map[string]bool // chains and footings for which a rotation was made
 	futile   int             // how many rotations in a row gave none of them
 	interval time.Duration
 	quiet    bool // the control plane wants no beats
 	beating  string
+	policy   registry.Heartbeat // of the record when the session was asked about
 }
 
 // tend keeps the agent connected with what it currently may: it takes over a
@@ -75,10 +96,13 @@ func (m *Mesh) tend() {
 
 // next is when something has to be done without being asked.
 func (t *tended) next() time.Time {
-	if t.again.IsZero() || !t.replace.IsZero() && t.replace.Before(t.again) {
-		return t.replace
+	var first time.Time
+	for _, at := range []time.Time{t.replace, t.again, t.ask, t.layDown} {
+		if !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
 	}
-	return t.again
+	return first
 }
 
 // look does what is due.
@@ -88,84 +112,109 @@ func (m *Mesh) look(ctx context.Context, why string) {
 		m.wakeUp(ctx)
 		return
 	}
-	roots, err := m.refreshSelf(ctx)
+	read := m.refreshSelf
+	if why == lenderChanged {
+		// The feed brought the other record and would have brought this one. A
+		// lender must not make all its borrowers read theirs over and over.
+		read = func(ctx context.Context) (*registry.Agent, error) { return m.peers.Agent(ctx, m.info.Agent) }
+	}
+	self, err := read(ctx)
 	if err != nil {
 		m.log.Warn().Err(err).Str("why", why).Msg("own record cannot be used")
 		return
 	}
 	if m.Away() != nil {
 		// The broker compiled the grant anew, from what was presented.
-		l.setCovered(append(slices.Clone(roots), m.presented()...))
+		l.setCovered(m.basis(self))
 		m.setAway(nil)
 		m.askSession(ctx, l)
 		m.announce()
+	}
+	if self.Heartbeat != m.tended.policy {
+		// Whoever is watched from now on must begin to send beats.
+		m.tended.policy, m.tended.asked = self.Heartbeat, false
 	}
 	m.beat()
 	m.renew(ctx)
 	if !m.tended.asked {
 		m.askSession(ctx, l)
 	}
-	if m.due(ctx, l, roots) {
-		m.rotate(ctx)
+	m.granted(ctx, l, self)
+	if overlap := m.due(ctx, l, self); overlap > 0 && m.rotate(ctx, self, overlap) {
+		l = m.link.Load()
+		m.granted(ctx, l, self)
 	}
+	m.tended.layDown = l.layDown(m.cfg.clock())
 }
 
-// due reports whether the connection has to be replaced now. A rotation that
+// due reports whether the connection has to be replaced now, and for how long
+// the old one is to run beside the new one; zero where it has not. A rotation that
 // must wait for the least interval is remembered.
-func (m *Mesh) due(ctx context.Context, l *link, roots []string) bool {
+func (m *Mesh) due(ctx context.Context, l *link, self *registry.Agent) (overlap time.Duration) {
 	now, t := time.Now(), &m.tended
+	overlap = settle
+	fallen := m.fallen(ctx, l)
+	if len(fallen) > 0 {
+		overlap = hurry
+	}
 	if !t.replace.IsZero() && !now.Before(t.replace) {
-		return true // the user JWT is about to end: that cannot wait
+		return overlap // the user JWT is about to end: that cannot wait
 	}
 	t.again = time.Time{}
-	open := slices.DeleteFunc(m.usable(ctx, roots), l.covers)
+	open := slices.DeleteFunc(append(m.usable(ctx, self.Tokens), self.Footing()), l.covers)
 	if len(open) == 0 {
 		t.tried, t.futile = nil, 0
-		return false
+	}
+	if len(open) == 0 && len(fallen) == 0 {
+		return 0
 	}
 	// What the control plane did not count at the last connection, for whatever
 	// reason, is not asked for every few seconds.
-	wait := rotateLeast
-	if slices.ContainsFunc(open, func(d string) bool { return !t.tried[d] }) {
-		t.futile = 0
-	} else {
+	wait, since := rotateLeast, t.rotated
+	switch {
+	case len(fallen) > 0:
+		wait, since = narrowLeast<<min(t.failed, 4), t.narrowed
+	case slices.ContainsFunc(open, func(d string) bool { return !t.tried[d] }):
+		wait, t.futile = t.pace, 0
+	default:
 		wait <<= min(t.futile, 6)
 	}
-	if at := t.rotated.Add(wait); now.Before(at) {
+	if at := since.Add(wait); now.Before(at) {
 		t.again = at
-		return false
+		return 0
+	}
+	if len(fallen) > 0 {
+		t.narrowed = now
 	}
 	t.futile++
 	t.tried = map[string]bool{}
 	for _, d := range open {
 		t.tried[d] = true
 	}
-	return true
+	return overlap
 }
 
 // rotate replaces the connection without losing a message: the new one is
 // subscribed and flushed before it is used, both run side by side for longer
 // than a message needs through the cluster, and the old one's subscriptions are
-// drained one by one, never the connection.
-func (m *Mesh) rotate(ctx context.Context) {
+// drained one by one, never the connection. It reports whether it was replaced.
+//
+// Nothing is asked over the old connection: it may be cut at this moment.
+func (m *Mesh) rotate(ctx context.Context, self *registry.Agent, overlap time.Duration) bool {
 	old := m.link.Load()
 	m.recent.begin()
 	fresh, err := m.dial(ctx)
 	if err != nil {
 		m.recent.end()
 		m.notRotated(err)
-		return
-	}
-	roots, err := m.roots(ctx)
-	if err != nil {
-		m.log.Warn().Err(err).Msg("own record cannot be used")
+		return false
 	}
 	m.attaching.Lock()
 	if m.isClosing() {
 		m.attaching.Unlock()
 		fresh.close()
 		m.recent.end()
-		return
+		return false
 	}
 	fresh.predecessor = old.drained
 	if err := fresh.attach(); err != nil {
@@ -173,13 +222,15 @@ func (m *Mesh) rotate(ctx context.Context) {
 		fresh.close()
 		m.recent.end()
 		m.notRotated(err)
-		return
+		return false
 	}
-	fresh.setCovered(append(slices.Clone(roots), m.presented()...))
+	// What is new counts once the control plane has said so: a call by a right that
+	// the broker does not know of would be waited for in vain.
+	fresh.setCovered(slices.DeleteFunc(m.basis(self), func(d string) bool { return !old.covers(d) }))
 	m.retiring.Add(1)
 	m.link.Store(fresh)
 	m.attaching.Unlock()
-	m.tended.rotated, m.tended.replace = time.Now(), time.Time{}
+	m.tended.noteRotation(time.Now())
 	if !old.nc.IsConnected() {
 		m.peers.Gap() // the feed went on without a listener
 	}
@@ -193,23 +244,37 @@ func (m *Mesh) rotate(ctx context.Context) {
 	m.announce()
 	m.tending.Go(func() {
 		defer m.recent.end()
-		m.retire(old)
+		m.retire(old, overlap)
 	})
 	m.log.Info().Int64("rotations", m.rotations.Add(1)).Msg("connection rotated")
-	m.granted()
+	return true
+}
+
+// noteRotation notes that the connection was replaced.
+func (t *tended) noteRotation(now time.Time) {
+	if now.Sub(t.rotated) < rotateLeast {
+		t.pace = min(2*max(t.pace, rotateSoon/2), rotateLeast)
+	} else {
+		t.pace = rotateSoon
+	}
+	t.rotated, t.replace, t.failed = now, time.Time{}, 0
 }
 
 // notRotated keeps the old connection; another try comes after a while.
 func (m *Mesh) notRotated(err error) {
-	m.tended.rotated = time.Now()
-	if !m.tended.replace.IsZero() {
-		m.tended.replace = time.Now().Add(settle)
+	t := &m.tended
+	t.rotated, t.pace = time.Now(), rotateLeast
+	t.again = t.rotated.Add(narrowLeast << min(t.failed, 4))
+	t.failed++
+	if !t.replace.IsZero() {
+		t.replace = t.rotated.Add(settle)
 	}
 	m.log.Warn().Err(err).Msg("connection could not be rotated; the old one stays")
 }
 
-// retire ends an old connection after its work is done.
-func (m *Mesh) retire(old *link) {
+// retire ends an old connection after its work is done. What was asked over it, by
+// a handler that uses up a nonce for one, is still answered.
+func (m *Mesh) retire(old *link, overlap time.Duration) {
 	wait := func(d time.Duration) {
 		select {
 		case <-time.After(d):
@@ -218,11 +283,12 @@ func (m *Mesh) retire(old *link) {
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, DefaultCloseTimeout)
 	defer cancel()
-	wait(settle)
+	wait(overlap)
 	old.drainWork(ctx)
 	close(old.drained)
+	old.endPulls(ctx, overlap < settle)
 	m.retiring.Done()
-	wait(settle)
+	wait(max(overlap, linger))
 	old.drainBase(ctx)
 	old.close()
 }
@@ -248,17 +314,18 @@ func (m *Mesh) askSession(ctx context.Context, l *link) {
 	defer cancel()
 	if err := m.ask(ctx, wire.SelfSession, wire.SessionRequest{Server: l.nc.ConnectedServerId(), Client: id}, &resp); err != nil {
 		m.log.Debug().Err(err).Msg("session is not known yet")
-		m.tended.asked = false
+		m.tended.asked, m.tended.ask = false, time.Now().Add(settle)
 		return
 	}
 	if !resp.Expires.IsZero() {
 		// What was presented is a wish; this is what the broker's grant rests on.
-		l.setCovered(resp.Chains)
+		l.setCovered(append(resp.Chains, resp.Footing))
 	}
 	t := &m.tended
-	t.asked = !resp.Expires.IsZero()
+	t.asked, t.ask = !resp.Expires.IsZero(), time.Time{}
 	t.interval, t.quiet, t.replace = time.Duration(resp.HeartbeatMS)*time.Millisecond, !resp.Watched, time.Time{}
-	if left := time.Until(resp.Expires); !resp.Expires.IsZero() {
+	// One that ends with something lent is replaced when that is laid down.
+	if left := time.Until(resp.Expires); !resp.Expires.IsZero() && !l.endsWithLoan(resp.Expires) {
 		// A fifth of its life before the end, so that a slow control plane costs
 		// nothing, and spread, so that a fleet does not come at once. A short life
 		// leaves half: what makes the rotation slow does not shrink with it.
@@ -296,7 +363,9 @@ func (m *Mesh) keep(ctx context.Context, c *capability.Chain) bool {
 	}
 	if err := c.Check(m.cfg.clock(), m.peers.Directory(ctx)); err != nil {
 		m.log.Debug().Err(err).Str("chain", c.Digest()).Msg("delegation cannot be used")
-		return false
+		if final(err) {
+			return false
+		}
 	}
 	m.mu.Lock()
 	_, have := m.held[c.Digest()]
@@ -305,11 +374,12 @@ func (m *Mesh) keep(ctx context.Context, c *capability.Chain) bool {
 		// Whoever may delegate anything could else fill memory and disk of
 		// everybody, or push out what others lent.
 		if drop = m.crowded(c); drop != c {
-			m.held[c.Digest()] = c
+			m.held[c.Digest()] = newLoan(c, m.cfg.clock())
 		}
 		if drop != nil {
 			delete(m.held, drop.Digest())
 		}
+		m.noteLenders()
 	}
 	m.mu.Unlock()
 	if drop != nil {

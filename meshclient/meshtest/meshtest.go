@@ -171,6 +171,12 @@ func (m *Mesh) Resume(id string) {
 	m.operate(wire.AdminRequest{Op: wire.OpResume, Target: id})
 }
 
+// Topic makes a topic durable: what is published on it is kept for that long.
+func (m *Mesh) Topic(name string, keep time.Duration) {
+	m.t.Helper()
+	m.operate(wire.AdminRequest{Op: wire.OpTopicAdd, Topic: &registry.Topic{Topic: name, MaxAge: int64(keep / time.Second)}})
+}
+
 func (m *Mesh) cut(op wire.Op, target string) {
 	m.t.Helper()
 	m.operate(wire.AdminRequest{Op: op, Target: target, Reason: m.t.Name()})

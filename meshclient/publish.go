@@ -1,0 +1,212 @@
+package meshclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealmesh/sealmesh/audit"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/subject"
+)
+
+// Publish sends an event to whoever subscribes the topic. While the agent is away
+// it waits for ctx, at most DefaultIdleTimeout where ctx has no deadline.
+//
+// On an ordinary topic only those get it who listen now, and Publish returns once
+// the message is on its way to the server; Flush waits until it is there. On a
+// durable topic it returns once the event is stored. Where the server's answer to
+// that stays away the very same message is sent again, which the server tells
+// from a second event. An error that wraps [ErrUnavailable] after that leaves it
+// open whether the event is stored, and publishing again makes a second one.
+// *[Denied] with denial.QuotaExceeded says that as many events of this agent are
+// stored on the topic as may be.
+func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
+	start := m.cfg.clock()
+	at := placeOf(ctx)
+	rec := audit.Record{
+		Kind: audit.Event, Verdict: audit.Sent, Correlation: at.correlation, Parent: at.parent, Nonce: envelope.NewNonce(),
+		Sender: m.info.Agent, Instance: m.info.Instance, Scope: clip(name), Payload: payloadDigest(data), Size: len(data),
+	}
+	err := m.publish(ctx, name, data, at, &rec)
+	rec.Duration = m.cfg.clock().Sub(start)
+	if err != nil {
+		err = m.notHeld(err, "--publish "+name)
+		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), err.Error()
+	}
+	audit.Write(&m.log, rec)
+	return err
+}
+
+func (m *Mesh) publish(ctx context.Context, name string, data []byte, at place, rec *audit.Record) error {
+	scope, err := capability.PublishOf(name)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return ended(ctx)
+	}
+	waiting, stop := patient(ctx, DefaultIdleTimeout)
+	defer stop()
+	chain, err := m.ready(waiting, scope)
+	if err != nil {
+		return err
+	}
+	_, durable, err := m.peers.Topic(waiting, name)
+	if err != nil {
+		return err
+	}
+	subj := m.space.Event(m.info.Agent, name)
+	msg, f, _, err := m.speaker.Message(subj, envelope.Fields{
+		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop, Token: chain.Digest(),
+	}, nil, data, nil)
+	if err != nil {
+		return err
+	}
+	// Also where the topic is not durable as far as this client knows: it may have
+	// become so a moment ago, and what is stored without the ID is refused.
+	msg.Header[envelope.HeaderMsgID] = []string{f.Nonce}
+	rec.Chain, rec.Subject = chain.Digest(), subj
+	if durable {
+		return m.store(waiting, name, msg, f)
+	}
+	if err := m.conn().PublishMsg(msg); err != nil {
+		return unsent(err)
+	}
+	return nil
+}
+
+// Times of storing an event.
+const (
+	// storeWait is how long the stream's answer is waited for before the message
+	// is sent again.
+	storeWait = 3 * time.Second
+	// storeAgain is for how long after it was signed a message is sent again: a
+	// stream that takes it later than the window allows stores what every reader
+	// refuses.
+	storeAgain = limits.Window / 2
+	// storePause is the pause before another try where there was an answer.
+	storePause = 250 * time.Millisecond
+)
+
+// store sends an event until the stream has said that it has it. Each try is the
+// same signed message, of which the stream takes one.
+func (m *Mesh) store(ctx context.Context, name string, msg *nats.Msg, f envelope.Fields) error {
+	var last error
+	for try := 0; ; try++ {
+		if err := m.present(ctx); err != nil {
+			return err
+		}
+		if try > 0 && *m.epoch.Load() != f.Epoch {
+			return maybeStored(denial.New(denial.StaleEpoch, "the epoch rose meanwhile"))
+		}
+		once, cancel := context.WithTimeout(ctx, storeWait)
+		answer, err := m.conn().RequestMsgWithContext(once, msg)
+		cancel()
+		switch {
+		case err == nil:
+			if err = readStored(answer.Data, try > 0); err == nil {
+				return nil
+			}
+			if final := denial.Of(err); final != "" && !transient(final) {
+				return denial.New(final, "topic %q: %s", name, denial.Detail(err))
+			}
+		case errors.Is(err, nats.ErrMaxPayload):
+			return unsent(err)
+		case errors.Is(err, nats.ErrConnectionClosed) && m.ctx.Err() != nil:
+			return ErrClosed
+		}
+		last = err
+		switch {
+		case ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled):
+			return ctx.Err()
+		case ctx.Err() != nil:
+			return m.silence(maybeStored(fmt.Errorf("%w: %w", ErrDeadline, last)))
+		case m.cfg.clock().Sub(f.Time) > storeAgain:
+			return m.silence(maybeStored(last))
+		}
+		// An operator may have made the topic an ordinary one: then it was sent.
+		if _, durable, err := m.peers.Topic(ctx, name); err == nil && !durable {
+			return nil
+		}
+		pause := storePause
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
+			pause = 0 // it was long enough
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		case <-m.ctx.Done():
+			return ErrClosed
+		}
+	}
+}
+
+// maybeStored says that nobody knows whether the event is stored.
+func maybeStored(err error) error {
+	return fmt.Errorf("%w: the event may be stored or not, publishing again makes a second one: %w", ErrUnavailable, err)
+}
+
+// perSubject is what the server says where a subject of a stream is full; the
+// code alone stands for every failure to store.
+const (
+	storeFailed = 10077
+	perSubject  = "maximum messages per subject exceeded"
+	tooLarge    = 10054
+)
+
+// ackMost bounds the answer of the stream.
+const ackMost = 4 << 10
+
+// readStored reads the stream's answer to an event. Nobody signed it: it says
+// what a broker that can drop the message anyway wants to have believed. Only a
+// plain acknowledgement by the right stream is one; that the stream knew the
+// message already is good news only where it was sent before.
+func readStored(data []byte, again bool) error {
+	var ack struct {
+		Stream    string `json:"stream"`
+		Seq       uint64 `json:"seq"`
+		Duplicate bool   `json:"duplicate"`
+		Error     *struct {
+			ErrCode int    `json:"err_code"`
+			Text    string `json:"description"`
+		} `json:"error"`
+	}
+	if len(data) > ackMost || json.Unmarshal(data, &ack) != nil {
+		return fmt.Errorf("%w: answer of the stream does not parse", ErrUnavailable)
+	}
+	switch {
+	case ack.Error != nil && ack.Error.ErrCode == storeFailed && ack.Error.Text == perSubject:
+		return denial.New(denial.QuotaExceeded, "as many events of this agent are stored as may be")
+	case ack.Error != nil && ack.Error.ErrCode == tooLarge:
+		return denial.New(denial.TooLarge, "the stream takes no message of this size")
+	case ack.Error != nil:
+		return fmt.Errorf("%w: stream: %.120q (%d)", ErrUnavailable, ack.Error.Text, ack.Error.ErrCode)
+	case ack.Stream != subject.EventsStream || ack.Seq == 0:
+		return fmt.Errorf("%w: answer is not the stream's", ErrUnavailable)
+	case ack.Duplicate && !again:
+		return denial.New(denial.Replayed, "the stream knew the event before it was sent")
+	}
+	return nil
+}
+
+// Flush waits until the server has everything that was sent so far, at most a few
+// seconds where ctx has no deadline.
+func (m *Mesh) Flush(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+	}
+	if err := m.conn().FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
