@@ -135,7 +135,7 @@ func TestWrittenConfigurationServesTheControlPlane(t *testing.T) {
 	if _, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: natsconf.AgentsBucket}); err != nil {
 		t.Errorf("the service user makes no bucket: %v", err)
 	}
-	mesh, err := jetstream.NewWithAPIPrefix(ctrl, natsconf.MeshAPI)
+	mesh, err := jetstream.NewWithAPIPrefix(ctrl, natsconf.StoreAPI)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,7 +95,7 @@ func explain(path string, err error) error {
 	var unknown *yaml.UnknownFieldError
 	if errors.As(err, &unknown) && tok != nil {
 		e.Problem = fmt.Sprintf("unknown key %q", clip(tok.Value))
-		if near := nearest(tok.Value); near != "" {
+		if near := nearestKey(tok.Value); near != "" {
 			e.hint = fmt.Sprintf("did you mean %q?", near)
 		} else {
 			e.hint = "remove it; the comments in the file that sealmesh init writes name all keys"
