@@ -16,7 +16,7 @@ import (
 
 func newAgent(a *app) *cobra.Command {
 	return group("agent", "Register agents, change their rights, cut them off",
-		newAgentAdd(a), newAgentLs(a), newAgentShow(a), newAgentGrant(a), newAgentUngrant(a), newAgentJoin(a),
+		newAgentAdd(a), newAgentLs(a), newAgentShow(a), newAgentSet(a), newAgentGrant(a), newAgentUngrant(a), newAgentJoin(a),
 		newAgentSuspend(a), newAgentResume(a), newAgentRevoke(a), newAgentRm(a))
 }
 
@@ -24,7 +24,8 @@ func newAgent(a *app) *cobra.Command {
 func complete(v wire.AgentView) wire.AgentView {
 	v.Instances, v.Call, v.Handle = some(v.Instances), some(v.Call), some(v.Handle)
 	v.Publish, v.Subscribe = some(v.Publish), some(v.Subscribe)
-	v.MayDelegate, v.Delegated = some(v.MayDelegate), some(v.Delegated)
+	v.MayDelegate, v.Delegated, v.Durables = some(v.MayDelegate), some(v.Delegated), some(v.Durables)
+	v.Plain.Publish, v.Plain.Subscribe = some(v.Plain.Publish), some(v.Plain.Subscribe)
 	if v.Labels == nil {
 		v.Labels = map[string]string{}
 	}
@@ -42,12 +43,18 @@ func writeAgent(w io.Writer, v wire.AgentView) {
 	rows := [][]string{
 		{"agent", v.Agent.String()},
 		{"status", clean(string(v.Status)) + ", epoch " + strconv.FormatUint(v.Epoch, 10)},
-		{"kind", clean(fmt.Sprintf("%s, heartbeat %s, readmitted by %s", v.Kind, v.Heartbeat, v.Readmit))},
+		{"kind", kindOf(v)},
 		{"call", names(v.Call)},
 		{"handle", names(v.Handle)},
 		{"publish", listed(v.Publish)},
 		{"subscribe", listed(v.Subscribe)},
-		{"may delegate", names(v.MayDelegate)},
+		{"may delegate", mayDelegate(v)},
+	}
+	if p := plainOf(v); p != "" {
+		rows = append(rows, []string{"plain", p + " (unsigned)"})
+	}
+	for _, d := range v.Durables {
+		rows = append(rows, []string{"durable " + clean(d.Name), listed(d.Topics)})
 	}
 	if len(v.Labels) > 0 {
 		var list []string
@@ -80,6 +87,41 @@ func writeAgent(w io.Writer, v wire.AgentView) {
 	table(w, rows...)
 }
 
+func kindOf(v wire.AgentView) string {
+	s := fmt.Sprintf("%s, heartbeat %s, readmitted by %s", v.Kind, v.Heartbeat, v.Readmit)
+	if v.Stock {
+		s += ", a stock client"
+	}
+	return clean(s)
+}
+
+func mayDelegate(v wire.AgentView) string {
+	s := names(v.MayDelegate)
+	if len(v.MayDelegate) == 0 {
+		return s
+	}
+	depth := v.Depth
+	if depth == 0 {
+		depth = registry.DefaultDepth
+	}
+	return fmt.Sprintf("%s (depth %d)", s, depth)
+}
+
+// plainOf lists rights outside the mesh: "publish a, subscribe b".
+func plainOf(v wire.AgentView) string {
+	var list []string
+	for _, s := range v.Plain.Publish {
+		list = append(list, "publish "+s)
+	}
+	for _, s := range v.Plain.Subscribe {
+		list = append(list, "subscribe "+s)
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return listed(list)
+}
+
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -92,6 +134,9 @@ func orDash(s string) string {
 // but somewhere a connection may still be open.
 func (a *app) showCut(did string, r wire.CutResult) error {
 	r.Delegates = some(r.Delegates)
+	if r.DryRun {
+		return a.showDryRun(r)
+	}
 	if err := a.show(r, func(w io.Writer) {
 		fmt.Fprintf(w, "%s %s: epoch %d, %s closed, %.0f ms\n", r.Agent, did, r.Epoch, count(r.Cut, "connection"), r.MS)
 		if len(r.Delegates) > 0 {
@@ -104,10 +149,14 @@ func (a *app) showCut(did string, r wire.CutResult) error {
 	}); err != nil {
 		return err
 	}
+	return a.confirmed(r, "not every server confirmed the cut")
+}
+
+// confirmed fails where not every server was heard.
+func (a *app) confirmed(r wire.CutResult, what string) error {
 	if r.Confirmed {
 		return nil
 	}
-	what := "not every server confirmed the cut"
 	if len(r.Unreachable) > 0 {
 		what += "; not reached: " + strings.Join(r.Unreachable, ", ")
 	}

@@ -47,6 +47,9 @@ directory at once and prints no token.`,
 			if n.Rights, err = rights.rights(c); err != nil {
 				return err
 			}
+			if err := depthArg(c, depth); err != nil {
+				return err
+			}
 			if n.Labels, err = labelsArg(c, labels); err != nil {
 				return err
 			}

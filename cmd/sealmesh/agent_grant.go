@@ -12,7 +12,12 @@ func newAgentGrant(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "grant ID",
 		Short: "Give an agent further rights",
-		Args:  takes(1, 1, "ID"),
+		Long: `Give an agent further rights. --call, --handle, --publish and --subscribe are
+capabilities: every receiver proves them. --plain-publish and --plain-subscribe
+open one literal subject outside the mesh each, at the broker alone: for services
+that do not speak the mesh. Nothing there is signed, and whoever holds the right
+can say anything in anybody's name.`,
+		Args: takes(1, 1, "ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := agentArg(c, args[0])
 			if err != nil {
@@ -20,6 +25,9 @@ func newAgentGrant(a *app) *cobra.Command {
 			}
 			r, err := rights.required(c)
 			if err != nil {
+				return err
+			}
+			if err := depthArg(c, depth); err != nil {
 				return err
 			}
 			v, err := operate[wire.AgentView](c.Context(), a, wire.AdminRequest{Op: wire.OpGrant, Target: id.String(), Rights: r, Depth: depth})

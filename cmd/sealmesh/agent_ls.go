@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"strconv"
 
@@ -17,26 +18,40 @@ func newAgentLs(a *app) *cobra.Command {
 		Short:   "List the agents",
 		Args:    takes(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
-			list, err := operate[wire.AgentList](c.Context(), a, wire.AdminRequest{Op: wire.OpList})
+			list, err := a.everyAgent(c.Context())
 			if err != nil {
 				return err
 			}
-			list.Agents = some(list.Agents)
 			for i := range list.Agents {
 				list.Agents[i] = complete(list.Agents[i])
 			}
 			return a.show(list, func(w io.Writer) {
-				rows := [][]string{{"AGENT", "STATUS", "EPOCH", "KIND", "ONLINE", "CALL", "HANDLE", "PUBLISH", "SUBSCRIBE"}}
+				rows := [][]string{{"AGENT", "STATUS", "EPOCH", "KIND", "ONLINE", "CALL", "HANDLE", "PUBLISH", "SUBSCRIBE", "PLAIN"}}
 				for _, v := range list.Agents {
 					rows = append(rows, []string{
 						v.Agent.String(), clean(string(v.Status)), strconv.FormatUint(v.Epoch, 10), clean(string(v.Kind)), online(v),
-						names(v.Call), names(v.Handle), listed(v.Publish), listed(v.Subscribe),
+						names(v.Call), names(v.Handle), listed(v.Publish), listed(v.Subscribe), orDash(plainOf(v)),
 					})
 				}
 				table(w, rows...)
 			})
 		},
 	}
+}
+
+// everyAgent reads the list of agents to its end.
+func (a *app) everyAgent(ctx context.Context) (wire.AgentList, error) {
+	ctx, cancel := a.deadline(ctx, adminTimeout)
+	defer cancel()
+	log := a.shotLog()
+	m, err := a.connect(ctx, adminID, log)
+	if err != nil {
+		return wire.AgentList{}, err
+	}
+	defer leave(m, log)
+	return wire.ListAgents(ctx, func(ctx context.Context, req wire.AdminRequest) (wire.AgentList, error) {
+		return operateOn[wire.AgentList](ctx, m, req)
+	})
 }
 
 // online counts instances: "1/2".

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sealmesh/sealmesh/internal/wire"
@@ -8,6 +10,7 @@ import (
 
 func newAgentRevoke(a *app) *cobra.Command {
 	var reason string
+	var dry bool
 	c := &cobra.Command{
 		Use:   "revoke ID[/INSTANCE]",
 		Short: "End an agent or one instance for ever",
@@ -17,13 +20,18 @@ func newAgentRevoke(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpRevoke, Target: target, Reason: reason})
+			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpRevoke, Target: target, Reason: reason, DryRun: dry})
 			if err != nil {
 				return err
 			}
-			return a.showCut("revoked", res)
+			did := "revoked"
+			if _, inst, ok := strings.Cut(target, "/"); ok {
+				did = "lost instance " + inst
+			}
+			return a.showCut(did, res)
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	dryRun(c, &dry)
 	return c
 }

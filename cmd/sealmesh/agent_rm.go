@@ -8,6 +8,7 @@ import (
 
 func newAgentRm(a *app) *cobra.Command {
 	var reason string
+	var dry bool
 	c := &cobra.Command{
 		Use:   "rm ID",
 		Short: "Revoke an agent and hide it from lists",
@@ -17,7 +18,7 @@ func newAgentRm(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpRemove, Target: id.String(), Reason: reason})
+			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpRemove, Target: id.String(), Reason: reason, DryRun: dry})
 			if err != nil {
 				return err
 			}
@@ -25,5 +26,6 @@ func newAgentRm(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	dryRun(c, &dry)
 	return c
 }

@@ -8,6 +8,7 @@ import (
 
 func newAgentSuspend(a *app) *cobra.Command {
 	var reason string
+	var dry bool
 	c := &cobra.Command{
 		Use:   "suspend ID",
 		Short: "Take an agent out of the mesh until it is resumed",
@@ -17,7 +18,7 @@ func newAgentSuspend(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpSuspend, Target: id.String(), Reason: reason})
+			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpSuspend, Target: id.String(), Reason: reason, DryRun: dry})
 			if err != nil {
 				return err
 			}
@@ -25,5 +26,6 @@ func newAgentSuspend(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	dryRun(c, &dry)
 	return c
 }

@@ -8,6 +8,7 @@ import (
 
 func newAgentUngrant(a *app) *cobra.Command {
 	var rights rightsFlags
+	var dry bool
 	c := &cobra.Command{
 		Use:   "ungrant ID",
 		Short: "Take rights back and cut what rests on them",
@@ -21,7 +22,7 @@ func newAgentUngrant(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpUngrant, Target: id.String(), Rights: r})
+			res, err := operate[wire.CutResult](c.Context(), a, wire.AdminRequest{Op: wire.OpUngrant, Target: id.String(), Rights: r, DryRun: dry})
 			if err != nil {
 				return err
 			}
@@ -29,5 +30,6 @@ func newAgentUngrant(a *app) *cobra.Command {
 		},
 	}
 	rights.register(c.Flags())
+	dryRun(c, &dry)
 	return c
 }

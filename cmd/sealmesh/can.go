@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,7 @@ type canDoc struct {
 	Schema  string     `json:"schema"`
 	Agent   agentid.ID `json:"agent"`
 	Action  string     `json:"action"`
-	Scope   string     `json:"scope"` // or topic
+	Scope   string     `json:"scope"` // or topic, or subject outside the mesh
 	Allowed bool       `json:"allowed"`
 	Reason  string     `json:"reason,omitempty"`
 	Detail  string     `json:"detail"`
@@ -48,9 +49,9 @@ func lineOf(l authcallout.Line, publish bool) *lineDoc {
 
 func newCan(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "can AGENT call|handle|publish|subscribe SCOPE|TOPIC",
+		Use:   "can AGENT call|handle|publish|subscribe|plain-publish|plain-subscribe SCOPE|TOPIC|SUBJECT",
 		Short: "Say whether an agent may do something, and why: exit 0 yes, 1 no",
-		Args:  takes(3, 3, "AGENT, then call, handle, publish or subscribe, then a scope or topic"),
+		Args:  takes(3, 3, "AGENT, then call, handle, publish, subscribe, plain-publish or plain-subscribe, then a scope, topic or subject"),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := agentArg(c, args[0])
 			if err != nil {
@@ -118,14 +119,27 @@ func (a *app) grantOf(ctx context.Context, id agentid.ID) (granted, error) {
 	if len(g.view.Instances) > 0 {
 		instance = g.view.Instances[0].Instance
 	}
-	g.grant, err = authcallout.Compile(g.space, authcallout.Subject{Agent: id, Instance: instance, Scopes: scopes})
+	g.grant, err = authcallout.Compile(g.space, authcallout.Subject{
+		Agent: id, Instance: instance, Scopes: scopes,
+		Plain:    authcallout.Plain{Publish: g.view.Plain.Publish, Subscribe: g.view.Plain.Subscribe},
+		Durables: durableNames(g.view),
+	})
 	return g, err
+}
+
+func durableNames(v wire.AgentView) []string {
+	out := make([]string, 0, len(v.Durables))
+	for _, d := range v.Durables {
+		out = append(out, d.Name)
+	}
+	return out
 }
 
 // question is what can asks of a grant.
 type question struct {
-	scope   capability.Scope
-	flag    string // of agent grant
+	scope   capability.Scope // zero for a subject outside the mesh
+	right   string           // as it is called in the answer
+	flag    string           // of agent grant
 	publish bool
 	subject func(subject.Space, agentid.ID) string
 }
@@ -165,10 +179,17 @@ func wanted(c *cobra.Command, action, what string) (question, error) {
 			return q, badScope(c, err)
 		}
 		q.subject = func(s subject.Space, _ agentid.ID) string { return s.EventFilter(what) }
+	case "plain-publish", "plain-subscribe":
+		q.publish = action == "plain-publish"
+		q.subject = func(subject.Space, agentid.ID) string { return what }
+		q.right = "the plain right to " + strings.TrimPrefix(action, "plain-") + " " + what
 	default:
-		return q, usage(c, "%q is not call, handle, publish or subscribe", action)
+		return q, usage(c, "%q is not call, handle, publish, subscribe, plain-publish or plain-subscribe", action)
 	}
-	q.flag = "--" + action + " " + what
+	if q.right == "" {
+		q.right = q.scope.String()
+	}
+	q.flag = "--" + action + " " + quoted(what)
 	return q, nil
 }
 
@@ -176,6 +197,10 @@ func (q question) judge(g granted, now time.Time) canDoc {
 	v := g.view
 	doc := canDoc{Schema: "sealmesh.can/v1", Agent: v.Agent}
 	line, ok := g.grant.Allows(q.subject(g.space, v.Agent), q.publish)
+	if q.scope.IsZero() {
+		// What the mesh itself lets it do there is no plain right.
+		ok = ok && line.From == authcallout.FromPlain
+	}
 	switch standing := v.Status.Standing(); {
 	case standing != nil:
 		r := denial.Of(standing)
@@ -185,12 +210,28 @@ func (q question) judge(g granted, now time.Time) canDoc {
 		}
 	case !ok:
 		doc.Reason = string(denial.ScopeNotHeld)
-		doc.Detail = fmt.Sprintf("%s does not hold %s; sealmesh agent grant %s %s gives it", v.Agent, q.scope, v.Agent, q.flag)
+		doc.Detail = fmt.Sprintf("%s does not hold %s", v.Agent, q.right)
+		if err := q.possible(g.space); err != nil {
+			doc.Detail += ", and cannot: " + denial.Detail(err)
+			break
+		}
+		doc.Detail += fmt.Sprintf("; sealmesh agent grant %s %s gives it", v.Agent, q.flag)
 	default:
 		doc.Allowed, doc.Line = true, lineOf(line, q.publish)
-		doc.Detail = fmt.Sprintf("%s holds %s%s", v.Agent, q.scope, lent(v, q.scope, now))
+		doc.Detail = fmt.Sprintf("%s holds %s%s", v.Agent, q.right, lent(v, q.scope, now))
+		if q.scope.IsZero() {
+			doc.Detail += "; nothing there is signed"
+		}
 	}
 	return doc
+}
+
+// possible refuses a plain right that nobody can be given.
+func (q question) possible(space subject.Space) error {
+	if !q.scope.IsZero() {
+		return nil
+	}
+	return space.CheckPlain([]string{q.subject(space, agentid.ID{})}, nil)
 }
 
 // lent says from whom a right is, where it is not the agent's own.

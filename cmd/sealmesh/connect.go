@@ -55,9 +55,13 @@ func (a *app) connect(ctx context.Context, usual string, log zerolog.Logger, opt
 	if err != nil {
 		return nil, err
 	}
-	return meshclient.Connect(ctx, append([]meshclient.Option{
+	m, err := meshclient.Connect(ctx, append([]meshclient.Option{
 		meshclient.As(path), meshclient.MeshDir(a.mesh), meshclient.Log(log),
 	}, opts...)...)
+	if errors.Is(err, meshclient.ErrUnavailable) {
+		return nil, &hinted{err, "try again; a mesh is up while nats-server and sealmesh server run, or " + a.suggest("up")}
+	}
+	return m, err
 }
 
 // leave says goodbye. The work is done, so a failure is for the log alone.

@@ -37,7 +37,8 @@ func newExplain(a *app) *cobra.Command {
 		Use:   "explain AGENT",
 		Short: "Show the NATS permissions of an agent and where each comes from",
 		Long: `Show the NATS permissions that an agent's rights compile to, and the scope that
-each line comes from. With --subject S and --pub or --sub, say whether the agent
+each line comes from. A plain line leads out of the mesh: nothing there is signed.
+With --subject S and --pub or --sub, say whether the agent
 may publish or subscribe that one: exit 0 yes, 1 no. A subscription in a queue
 group is written "SUBJECT QUEUE".`,
 		Args: takes(1, 1, "AGENT"),

@@ -107,11 +107,11 @@ func failureOf(err error) failure {
 	case errors.As(err, &bad):
 		f.exit, f.Code = exitUsage, codeUsage
 	case errors.As(err, &denied):
+		if f.Hint == "" {
+			f.Hint = denied.Hint // it knows more than the reason does
+		}
 		f.refused(denied.Reason)
 		f.Denial = denied.ID
-		if f.Hint == "" {
-			f.Hint = denied.Hint
-		}
 	case errors.Is(err, meshclient.ErrDeadline), errors.Is(err, context.DeadlineExceeded):
 		f.exit, f.Code = exitUnavailable, codeDeadline
 	case errors.Is(err, meshclient.ErrUnavailable):
@@ -134,7 +134,7 @@ func failureOf(err error) failure {
 func (f *failure) refused(r denial.Reason) {
 	f.Code, f.exit = string(r), exitDenied
 	switch r {
-	case denial.BadInput, denial.BadScope, denial.WildcardScope, denial.ReservedName:
+	case denial.BadInput, denial.BadPlain, denial.BadScope, denial.WildcardScope, denial.ReservedName:
 		f.exit = exitUsage
 	case denial.AlreadyExists, denial.NotFound, denial.WrongState, denial.QuotaExceeded, denial.TooLarge, denial.Internal:
 		f.exit = exitFailed

@@ -108,9 +108,12 @@ func scopeArgs(c *cobra.Command, list []string) ([]capability.Scope, error) {
 	return out, nil
 }
 
-// rightsFlags are the flags that name rights; each may be given more than once
-// and takes lists with commas.
-type rightsFlags struct{ call, handle, publish, subscribe, mayDelegate []string }
+// rightsFlags are the flags that name rights; each may be given more than once.
+// Those of the mesh take lists with commas; a subject outside may have one in it.
+type rightsFlags struct {
+	call, handle, publish, subscribe, mayDelegate []string
+	plain                                         registry.Plain
+}
 
 func (r *rightsFlags) register(f *pflag.FlagSet) {
 	f.StringSliceVar(&r.call, "call", nil, "scopes that the agent may call")
@@ -118,6 +121,8 @@ func (r *rightsFlags) register(f *pflag.FlagSet) {
 	f.StringSliceVar(&r.publish, "publish", nil, "topics that it may publish")
 	f.StringSliceVar(&r.subscribe, "subscribe", nil, "topics that it may subscribe")
 	f.StringSliceVar(&r.mayDelegate, "may-delegate", nil, "which of its rights it may pass on, as scopes (read:logs, publish:news)")
+	f.StringArrayVar(&r.plain.Publish, "plain-publish", nil, "one subject outside the mesh that it may publish; nothing there is signed")
+	f.StringArrayVar(&r.plain.Subscribe, "plain-subscribe", nil, "one subject outside the mesh that it may subscribe; nothing there is signed")
 }
 
 func (r *rightsFlags) rights(c *cobra.Command) (registry.Rights, error) {
@@ -131,6 +136,11 @@ func (r *rightsFlags) rights(c *cobra.Command) (registry.Rights, error) {
 	}
 	if out.MayDelegate, err = scopeArgs(c, r.mayDelegate); err != nil {
 		return out, err
+	}
+	for _, s := range out.MayDelegate {
+		if !s.MayDelegate() {
+			return out, usage(c, "%q can never be delegated", s)
+		}
 	}
 	for _, s := range out.Handle {
 		if _, err := capability.HandleOf(s); err != nil {
@@ -147,15 +157,23 @@ func (r *rightsFlags) rights(c *cobra.Command) (registry.Rights, error) {
 			return out, badScope(c, err)
 		}
 	}
-	out.Publish, out.Subscribe = r.publish, r.subscribe
+	out.Publish, out.Subscribe, out.Plain = r.publish, r.subscribe, r.plain
 	return out, nil
+}
+
+// depthArg refuses a depth that no token can have.
+func depthArg(c *cobra.Command, depth int) error {
+	if depth < 0 || depth > limits.Depth {
+		return usage(c, "--depth is 0 to %d", limits.Depth)
+	}
+	return nil
 }
 
 // some rights must be named where nothing else would change.
 func (r *rightsFlags) required(c *cobra.Command) (registry.Rights, error) {
 	out, err := r.rights(c)
 	if err == nil && out.IsZero() {
-		err = usage(c, "name at least one right: --call, --handle, --publish, --subscribe or --may-delegate")
+		err = usage(c, "name at least one right: --call, --handle, --publish, --subscribe, --may-delegate, --plain-publish or --plain-subscribe")
 	}
 	return out, err
 }
@@ -167,6 +185,9 @@ func labelsArg(c *cobra.Command, list []string) (map[string]string, error) {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok || k == "" {
 			return nil, usage(c, "--label %q is not name=value", s)
+		}
+		if _, twice := out[k]; twice {
+			return nil, usage(c, "--label names %q twice", k)
 		}
 		out[k] = v
 	}

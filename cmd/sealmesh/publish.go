@@ -26,7 +26,10 @@ func newPublish(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "publish TOPIC [PAYLOAD|-]",
 		Short: "Publish one event",
-		Args:  takes(1, 2, "TOPIC [PAYLOAD|-]"),
+		Long: `Publish one event. On a durable topic the command ends once the event is stored;
+where that could not be found out (exit code 4) it may be stored or not, and
+publishing again makes a second event.`,
+		Args: takes(1, 2, "TOPIC [PAYLOAD|-]"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if _, err := capability.PublishOf(args[0]); err != nil {
 				return badScope(c, err)

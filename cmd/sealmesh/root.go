@@ -40,9 +40,9 @@ too late (retry).`
 		verbs     []*cobra.Command
 	}{
 		{groupMesh, "Run a mesh:", []*cobra.Command{newInit(a), newUp(a), newServer(a), newDemo(a)}},
-		{groupAgent, "Keep its agents:", []*cobra.Command{newAgent(a), newEnroll(a), newToken(a)}},
+		{groupAgent, "Keep its agents:", []*cobra.Command{newAgent(a), newTopic(a), newEnroll(a), newDiff(a), newApply(a), newExport(a), newToken(a)}},
 		{groupShell, "Be an agent from a shell:", []*cobra.Command{newCall(a), newHandle(a), newPublish(a), newSubscribe(a)}},
-		{groupSee, "See what is there:", []*cobra.Command{newStatus(a), newCan(a), newExplain(a), newVersion(a)}},
+		{groupSee, "See what is there:", []*cobra.Command{newStatus(a), newCan(a), newExplain(a), newLint(a), newVersion(a)}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, v := range g.verbs {

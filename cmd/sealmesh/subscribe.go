@@ -20,17 +20,26 @@ type eventDoc struct {
 	Correlation string           `json:"correlation"`
 	Nonce       string           `json:"nonce"`
 	Sent        time.Time        `json:"sent"`
+	Sequence    uint64           `json:"sequence,omitempty"` // of stored events, from here on
+	Stored      *time.Time       `json:"stored,omitempty"`
+	Redelivered bool             `json:"redelivered,omitempty"`
 	payload
 }
 
 func newSubscribe(a *app) *cobra.Command {
-	most := 0
+	most, durable := 0, ""
 	c := &cobra.Command{
 		Use:   "subscribe TOPIC",
 		Short: "Print the verified events of a topic",
 		Long: `Print the payload of every verified event of a topic, one after the other, each
 on its own line, until SIGINT or SIGTERM or --count events. With --json each is
-one document on one line.`,
+one document on one line.
+
+With --durable the subscription has a name and outlives the command: the next one
+under that name begins with what was published since the last one ended, in order,
+for as long as the topic keeps it. The topic must be durable (sealmesh topic add).
+An event is acknowledged once it is printed; what could not be printed comes
+again. Several commands under one name share the events.`,
 		Args: takes(1, 1, "TOPIC"),
 		RunE: func(c *cobra.Command, args []string) error {
 			topic := args[0]
@@ -40,14 +49,22 @@ one document on one line.`,
 			if most < 0 {
 				return usage(c, "--count must not be negative")
 			}
-			return a.subscribe(c.Context(), topic, most)
+			var opts []meshclient.SubscribeOption
+			if c.Flags().Changed("durable") {
+				if _, err := agentid.Parse(durable); err != nil {
+					return usage(c, "--durable needs a name of lower case letters, digits and hyphens")
+				}
+				opts = append(opts, meshclient.Durable(durable))
+			}
+			return a.subscribe(c.Context(), topic, most, opts...)
 		},
 	}
 	c.Flags().IntVar(&most, "count", 0, "end after so many events")
+	c.Flags().StringVar(&durable, "durable", "", "name of a durable subscription: also what came while nobody listened")
 	return c
 }
 
-func (a *app) subscribe(ctx context.Context, topic string, most int) error {
+func (a *app) subscribe(ctx context.Context, topic string, most int, opts ...meshclient.SubscribeOption) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	seen := 0
@@ -55,9 +72,11 @@ func (a *app) subscribe(ctx context.Context, topic string, most int) error {
 	// Events come one at a time, and the last has been printed when serve is back.
 	take := func(_ context.Context, e *meshclient.Event) {
 		if failed != nil || most > 0 && seen >= most {
+			e.Retry(0) // it is for whoever subscribes next
 			return
 		}
 		if failed = a.event(e); failed != nil {
+			e.Retry(0)
 			cancel()
 		}
 		if seen++; seen == most {
@@ -65,7 +84,7 @@ func (a *app) subscribe(ctx context.Context, topic string, most int) error {
 		}
 	}
 	err := a.serve(ctx, func(m *meshclient.Mesh) error {
-		if err := m.Subscribe(topic, take); err != nil {
+		if err := m.Subscribe(topic, take, opts...); err != nil {
 			return a.lacking(err, m.ID(), "--subscribe "+topic)
 		}
 		log := a.runLog()
@@ -80,9 +99,15 @@ func (a *app) subscribe(ctx context.Context, topic string, most int) error {
 
 func (a *app) event(e *meshclient.Event) error {
 	if a.json {
-		return writeJSON(a.stdout, eventDoc{
-			"sealmesh.event/v1", e.From, e.Instance, e.Topic, e.Correlation, e.Nonce, e.Sent.UTC(), payloadOf(e.Data),
-		}, false)
+		d := eventDoc{
+			Schema: "sealmesh.event/v1", From: e.From, Instance: e.Instance, Topic: e.Topic, Correlation: e.Correlation,
+			Nonce: e.Nonce, Sent: e.Sent.UTC(), Sequence: e.Sequence, Redelivered: e.Redelivered, payload: payloadOf(e.Data),
+		}
+		if e.Sequence != 0 {
+			at := e.Stored.UTC()
+			d.Stored = &at
+		}
+		return writeJSON(a.stdout, d, false)
 	}
 	data := e.Data
 	if len(data) == 0 || data[len(data)-1] != '\n' {

@@ -20,7 +20,7 @@ import (
 
 func newToken(a *app) *cobra.Command {
 	return group("token", "Read, check, make and take back capability chains",
-		newTokenInspect(a), newTokenVerify(a), newTokenDelegate(a), newTokenEnd(a))
+		newTokenInspect(a), newTokenVerify(a), newTokenDelegate(a), newTokenTake(a), newTokenEnd(a))
 }
 
 // chainDoc is sealmesh.chain/v1.

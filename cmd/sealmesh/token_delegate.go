@@ -100,7 +100,7 @@ func (a *app) lend(ctx context.Context, l lending) error {
 		return err
 	}
 	defer leave(m, log)
-	g := meshclient.Grant{For: l.life}
+	g := meshclient.Grant{For: l.life, Depth: l.depth}
 	for _, s := range l.scopes {
 		g.Scopes = append(g.Scopes, s.String())
 	}
