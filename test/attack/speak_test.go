@@ -34,7 +34,7 @@ func speaking(a *arena) []attempt {
 	add(39, "heartbeat of another instance", "mesh.beat.mallory.abcdefgh")
 	add(39, "verdict of another", space.Audit(c.id, c.inst))
 	add(42, "feed", space.FeedAgent(carol))
-	add(42, "tick", "mesh.feed.agents.sealmesh.tick")
+	add(42, "tick", tickSubject)
 	add(40, "inbox of another", subject.InboxPrefix(c.id, c.inst)+".x")
 	add(39, "operation of an operator", space.Call(self.id, "admin.registry"))
 	add(39, "operation in the operator's name", "mesh.call.admin.admin.registry")
