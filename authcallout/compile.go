@@ -19,13 +19,6 @@ type Subject struct {
 	Durables []string // names of the agent's durable subscriptions
 }
 
-// The buckets that a grant names.
-const (
-	bucketAgents = "MESH_AGENTS"
-	bucketChains = "MESH_CHAINS"
-	bucketReplay = "MESH_REPLAY"
-)
-
 // The kinds of note that an agent may send; all others are the control plane's.
 const (
 	noteDelegation = "delegation"
@@ -169,11 +162,11 @@ func (c *compiler) every(instance agentid.Instance) {
 	c.pub(c.space.NoteGrant(c.agent, noteDelegation), FromEvery)
 	c.pub(c.space.NoteGrant(c.agent, noteCancel), FromEvery)
 	c.pub(c.space.Ask(c.agent, agentid.Control, verbSelf+".*"), FromEvery)
-	c.pub(subject.DirectGet(bucketAgents, "*"), FromEvery)
-	c.pub(subject.DirectGet(bucketAgents, "*.*"), FromEvery)
-	c.pub(subject.DirectGet(bucketChains, "*"), FromEvery)
-	c.pub(c.space.LeaderRead(bucketAgents), FromEvery)
-	c.pub(c.space.LeaderRead(bucketChains), FromEvery)
+	c.pub(subject.DirectGet(subject.AgentsBucket, "*"), FromEvery)
+	c.pub(subject.DirectGet(subject.AgentsBucket, "*.*"), FromEvery)
+	c.pub(subject.DirectGet(subject.ChainsBucket, "*"), FromEvery)
+	c.pub(c.space.LeaderRead(subject.AgentsBucket), FromEvery)
+	c.pub(c.space.LeaderRead(subject.ChainsBucket), FromEvery)
 }
 
 func (c *compiler) scope(s capability.Scope) error {
@@ -190,7 +183,7 @@ func (c *compiler) scope(s capability.Scope) error {
 		c.sub(c.space.CallFilter(dotted), subject.Queue(dotted), from)
 		c.sub(c.space.AskFilter(c.agent, dotted), subject.Queue(dotted), from)
 		c.pub(c.space.ReplyGrant(c.agent), FromHandlers)
-		c.pub(subject.ReplayGrant(bucketReplay, dotted), from)
+		c.pub(subject.ReplayGrant(subject.ReplayBucket, dotted), from)
 	case verbPublish:
 		c.pub(c.space.Event(c.agent, dotted), from)
 	case verbSubscribe:

@@ -2,7 +2,6 @@ package meshclient
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
@@ -157,39 +157,35 @@ func maybeStored(err error) error {
 // perSubject is what the server says where a subject of a stream is full; the
 // code alone stands for every failure to store.
 const (
-	storeFailed = 10077
-	perSubject  = "maximum messages per subject exceeded"
-	tooLarge    = 10054
+	perSubject = "maximum messages per subject exceeded"
+	tooLarge   = 10054
 )
 
 // ackMost bounds the answer of the stream.
 const ackMost = 4 << 10
+
+var errStrangeAck = fmt.Errorf("%w: answer of the stream does not parse", ErrUnavailable)
 
 // readStored reads the stream's answer to an event. Nobody signed it: it says
 // what a broker that can drop the message anyway wants to have believed. Only a
 // plain acknowledgement by the right stream is one; that the stream knew the
 // message already is good news only where it was sent before.
 func readStored(data []byte, again bool) error {
-	var ack struct {
-		Stream    string `json:"stream"`
-		Seq       uint64 `json:"seq"`
-		Duplicate bool   `json:"duplicate"`
-		Error     *struct {
-			ErrCode int    `json:"err_code"`
-			Text    string `json:"description"`
-		} `json:"error"`
+	if len(data) > ackMost {
+		return errStrangeAck
 	}
-	if len(data) > ackMost || json.Unmarshal(data, &ack) != nil {
-		return fmt.Errorf("%w: answer of the stream does not parse", ErrUnavailable)
+	ack, err := gate.ReadStoreAck(data)
+	if err != nil {
+		return errStrangeAck
 	}
 	switch {
-	case ack.Error != nil && ack.Error.ErrCode == storeFailed && ack.Error.Text == perSubject:
+	case ack.Error != nil && ack.Error.Code == gate.StoreFailed && ack.Error.Text == perSubject:
 		return denial.New(denial.QuotaExceeded, "as many events of this agent are stored as may be")
-	case ack.Error != nil && ack.Error.ErrCode == tooLarge:
+	case ack.Error != nil && ack.Error.Code == tooLarge:
 		return denial.New(denial.TooLarge, "the stream takes no message of this size")
 	case ack.Error != nil:
-		return fmt.Errorf("%w: stream: %.120q (%d)", ErrUnavailable, ack.Error.Text, ack.Error.ErrCode)
-	case ack.Stream != subject.EventsStream || ack.Seq == 0:
+		return fmt.Errorf("%w: stream: %.120q (%d)", ErrUnavailable, ack.Error.Text, ack.Error.Code)
+	case !ack.By(subject.EventsStream):
 		return fmt.Errorf("%w: answer is not the stream's", ErrUnavailable)
 	case ack.Duplicate && !again:
 		return denial.New(denial.Replayed, "the stream knew the event before it was sent")

@@ -53,7 +53,7 @@ too, and the exit code is that of sealmesh diff.`,
 				return err
 			}
 			if dry {
-				return a.dryRun(c.Context(), &f, o)
+				return a.compare(c.Context(), &f, o, true)
 			}
 			return a.apply(c.Context(), &f, o)
 		},
@@ -64,32 +64,6 @@ too, and the exit code is that of sealmesh diff.`,
 	fl.BoolVar(&dry, "dry-run", false, "show what would be changed and change nothing")
 	fl.BoolVar(&o.AllowSelf, "allow-self", false, "the agent that applies may lose its own right to apply")
 	return c
-}
-
-func (a *app) dryRun(ctx context.Context, f *fileFlag, o meshfile.Options) error {
-	ctx, cancel := a.deadline(ctx, 0)
-	defer cancel()
-	want, w, err := a.wanted(ctx, f)
-	if err != nil {
-		return err
-	}
-	defer w.leave()
-	have, err := meshfile.Read(ctx, w.operate, want)
-	if err != nil {
-		return err
-	}
-	o.Self = w.ID()
-	p := meshfile.NewPlan(want, have, o)
-	doc := diffDoc{File: f.path}
-	if p.Refused == nil {
-		if doc.Cuts, err = meshfile.Preview(ctx, w.operate, p); err != nil {
-			return err
-		}
-		for i := range doc.Cuts {
-			doc.Cuts[i].Delegates = some(doc.Cuts[i].Delegates)
-		}
-	}
-	return a.showDiff(doc, p)
 }
 
 func (a *app) apply(ctx context.Context, f *fileFlag, o meshfile.Options) error {

@@ -44,7 +44,8 @@ mesh has and the file does not list is no difference unless --prune is given.`,
 			if err := f.settle(c, args); err != nil {
 				return err
 			}
-			return a.diff(c.Context(), &f, prune)
+			// Whether one's own rights may shrink is decided when it is applied.
+			return a.compare(c.Context(), &f, meshfile.Options{Prune: prune, AllowSelf: true}, false)
 		},
 	}
 	f.register(c)
@@ -53,7 +54,9 @@ mesh has and the file does not list is no difference unless --prune is given.`,
 	return c
 }
 
-func (a *app) diff(ctx context.Context, f *fileFlag, prune bool) error {
+// compare shows what applying the file would change and, with preview, what that
+// would cut.
+func (a *app) compare(ctx context.Context, f *fileFlag, o meshfile.Options, preview bool) error {
 	ctx, cancel := a.deadline(ctx, 0)
 	defer cancel()
 	want, w, err := a.wanted(ctx, f)
@@ -65,9 +68,18 @@ func (a *app) diff(ctx context.Context, f *fileFlag, prune bool) error {
 	if err != nil {
 		return err
 	}
-	// Whether one's own rights may shrink is decided when it is applied.
-	p := meshfile.NewPlan(want, have, meshfile.Options{Prune: prune, Self: w.ID(), AllowSelf: true})
-	return a.showDiff(diffDoc{File: f.path}, p)
+	o.Self = w.ID()
+	p := meshfile.NewPlan(want, have, o)
+	doc := diffDoc{File: f.path}
+	if preview && p.Refused == nil {
+		if doc.Cuts, err = meshfile.Preview(ctx, w.operate, p); err != nil {
+			return err
+		}
+		for i := range doc.Cuts {
+			doc.Cuts[i].Delegates = some(doc.Cuts[i].Delegates)
+		}
+	}
+	return a.showDiff(doc, p)
 }
 
 // showDiff prints a plan that is not carried out.

@@ -403,6 +403,13 @@ func (d *durables) restOn(id agentid.ID) []agentid.ID {
 	return out
 }
 
+// none reports whether nobody has a durable subscription, as far as is known here.
+func (d *durables) none() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.rests) == 0
+}
+
 // lentSince lists the agents for which delegations are stored that were not there
 // when their consumers were looked at here: those may rest on anybody.
 func (d *durables) lentSince(held map[agentid.ID][]string) []agentid.ID {
@@ -545,8 +552,13 @@ func (p *Plane) keepOne(id agentid.ID) {
 }
 
 // narrow sets the consumers right that rest on an agent that was just cut, also
-// where another replica knows of it alone: it may have died.
+// where another replica knows of it alone: it may have died. What is stored for
+// everybody is not listed for it where nobody has a durable subscription: a cut
+// waits for this.
 func (p *Plane) narrow(ctx context.Context, id agentid.ID) error {
+	if p.durables.none() {
+		return nil
+	}
 	held, err := p.store.AllHeld(ctx)
 	agents := p.durables.restOn(id)
 	for _, agent := range p.durables.lentSince(held) {
