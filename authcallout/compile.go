@@ -23,6 +23,7 @@ type Subject struct {
 const (
 	noteDelegation = "delegation"
 	noteCancel     = "cancel"
+	noteReceived   = "received"
 )
 
 // The verbs of the mesh's own, as [capability.Scope.Verb] gives them.
@@ -47,6 +48,7 @@ const (
 //	pub mesh.audit.A.I            report its own verdicts
 //	pub mesh.note.A.*.delegation  hand a delegation to its holder
 //	pub mesh.note.A.*.cancel      tell a handler to stop
+//	pub mesh.note.A.*.received    tell a handler what came of its answer
 //	pub mesh.ask.A.control.self.* ask the control plane about itself
 //	pub $JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*    read one agent's record
 //	pub $JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*.*  read one instance's record
@@ -100,7 +102,7 @@ func Compile(space subject.Space, in Subject) (Grant, error) {
 	if in.Agent.Reserved() {
 		return Grant{}, denial.New(denial.ReservedName, "agent ID %q belongs to the mesh", in.Agent)
 	}
-	most := 10 + 2*len(in.Scopes) + 4*len(in.Durables)
+	most := 11 + 2*len(in.Scopes) + 4*len(in.Durables)
 	c := compiler{space: space, agent: in.Agent, publish: make([]Line, 0, most), subscribe: make([]Line, 0, most)}
 	c.every(in.Instance)
 	for _, s := range in.Scopes {
@@ -161,6 +163,7 @@ func (c *compiler) every(instance agentid.Instance) {
 	c.pub(c.space.Audit(c.agent, instance), FromEvery)
 	c.pub(c.space.NoteGrant(c.agent, noteDelegation), FromEvery)
 	c.pub(c.space.NoteGrant(c.agent, noteCancel), FromEvery)
+	c.pub(c.space.NoteGrant(c.agent, noteReceived), FromEvery)
 	c.pub(c.space.Ask(c.agent, agentid.Control, verbSelf+".*"), FromEvery)
 	c.pub(subject.DirectGet(subject.AgentsBucket, "*"), FromEvery)
 	c.pub(subject.DirectGet(subject.AgentsBucket, "*.*"), FromEvery)

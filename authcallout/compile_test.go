@@ -67,6 +67,7 @@ func TestCompileGolden(t *testing.T) {
 		"mesh.audit.reader." + i + " | every agent",
 		"mesh.note.reader.*.delegation | every agent",
 		"mesh.note.reader.*.cancel | every agent",
+		"mesh.note.reader.*.received | every agent",
 		"mesh.ask.reader.control.self.* | every agent",
 		"$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.* | every agent",
 		"$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*.* | every agent",

@@ -103,7 +103,10 @@ func (g *grammar) mayPublish(s string) bool {
 	case "event":
 		return g.publishes[tail(t, 3)]
 	case "note":
-		return tail(t, 3) == "*.delegation" || tail(t, 3) == "*.cancel"
+		switch tail(t, 3) {
+		case "*.delegation", "*.cancel", "*.received":
+			return true
+		}
 	case "beat", "audit":
 		return len(t) == 4 && t[3] == g.instance
 	}

@@ -63,7 +63,7 @@ func (o oracle) publish(subj string) bool {
 		case "event":
 			return len(rest) > 0 && o.has("publish:"+strings.Join(rest, "."))
 		case "note":
-			return len(rest) == 2 && (rest[1] == "delegation" || rest[1] == "cancel")
+			return len(rest) == 2 && (rest[1] == "delegation" || rest[1] == "cancel" || rest[1] == "received")
 		case "beat", "audit":
 			return len(rest) == 1 && rest[0] == o.instance
 		}
@@ -169,7 +169,7 @@ func aim(r *rand.Rand, o oracle) (subj, queue string) {
 	case 3:
 		subj = "mesh.event." + agent() + "." + dotted
 	case 4:
-		subj = "mesh.note." + agent() + "." + agent() + "." + pick("delegation", "cancel", "rotate")
+		subj = "mesh.note." + agent() + "." + agent() + "." + pick("delegation", "cancel", "received", "rotate")
 	case 5:
 		subj = "mesh." + pick("beat", "audit") + "." + agent() + "." + inst()
 	case 6:

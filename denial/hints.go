@@ -28,6 +28,8 @@ func Hint(r Reason) string {
 		return "a plain right is one literal subject outside the mesh, for example legacy.orders; between agents --call, --handle, --publish and --subscribe give rights"
 	case Loop:
 		return "agents call each other in a circle; look at the trace of the correlation ID"
+	case BrokenStream:
+		return "parts of the answer did not fit together, so it was given up; the same call again may bring a whole one"
 	case BadJoinToken:
 		return "sealmesh agent join ID makes a new join token"
 	case ReplayUnavailable, RegistryUnavailable, FeedStale:

@@ -28,6 +28,7 @@ type Reply struct {
 	ContentType string
 	Correlation string // of the whole call tree
 	Nonce       string // of the call
+	Last        bool   // nothing follows; of a [Mesh.Stream] all but the last are without it
 }
 
 // pending is a call that waits. Replies are judged by the goroutine that made
@@ -38,7 +39,7 @@ type pending struct {
 	nobody  chan struct{} // the server says that nobody listens
 }
 
-const pendingReplies = 16
+const pendingReplies = 2 * streamParts
 
 // Call asks whoever handles the scope, or one agent (To), and returns its
 // verified answer.
@@ -49,24 +50,33 @@ const pendingReplies = 16
 // lack of time. A call made with the context of a handler belongs to the same
 // call tree.
 func (m *Mesh) Call(ctx context.Context, scope string, data []byte, opts ...CallOption) (*Reply, error) {
+	call, err := m.outgoing(scope, data, opts)
+	if err != nil {
+		return nil, err
+	}
+	return m.call(ctx, call)
+}
+
+// outgoing checks what a call is made of.
+func (m *Mesh) outgoing(scope string, data []byte, opts []CallOption) (outgoingCall, error) {
 	s, err := capability.ParseScope(scope)
 	if err != nil {
-		return nil, denied(err)
+		return outgoingCall{}, denied(err)
 	}
 	c := callConfig{idle: DefaultIdleTimeout}
 	for _, o := range opts {
 		o(&c)
 	}
 	if c.idle < time.Millisecond {
-		return nil, fmt.Errorf("%w: an idle timeout has at least a millisecond", ErrConfig)
+		return outgoingCall{}, fmt.Errorf("%w: an idle timeout has at least a millisecond", ErrConfig)
 	}
 	call := outgoingCall{scope: s, data: data, limited: c.limited, behalf: c.behalf, contentType: c.ct, idle: c.idle}
 	if c.to != "" {
 		if call.to, err = agentid.Parse(c.to); err != nil {
-			return nil, denied(denial.New(denial.BadInput, "%w", err))
+			return outgoingCall{}, denied(denial.New(denial.BadInput, "%w", err))
 		}
 	}
-	return m.call(ctx, call)
+	return call, nil
 }
 
 type outgoingCall struct {
@@ -77,6 +87,7 @@ type outgoingCall struct {
 	idle        time.Duration
 	limited     bool // by behalf, which an application may have left nil
 	behalf      *Request
+	parts       *parts // where the parts of a stream go; nil: only the end is wanted
 }
 
 func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
@@ -145,7 +156,7 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	}
 	f := envelope.Fields{
 		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop,
-		Token: token, OnBehalf: behalf, ContentType: c.contentType, Deadline: budget(ctx, c.idle, m.cfg.clock()),
+		Token: token, OnBehalf: behalf, ContentType: c.contentType, Deadline: budget(ctx, m.cfg.clock()),
 	}
 	subj := m.space.Call(m.info.Agent, c.scope.Dotted())
 	if !c.to.IsZero() {
@@ -172,44 +183,6 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 		return nil, unsent(err)
 	}
 	return m.await(ctx, p, want, c, rec)
-}
-
-func (m *Mesh) await(ctx context.Context, p *pending, want gate.Want, c outgoingCall, rec *audit.Record) (*Reply, error) {
-	idle := time.NewTimer(c.idle)
-	defer idle.Stop()
-	refused := 0
-	for {
-		select {
-		case msg := <-p.replies:
-			v, err := m.gate.Admit(ctx, message(msg), want)
-			if err != nil {
-				// Somebody else's answer, or a forged one: it is logged, and the
-				// true one may still come. Who knows the nonce must not be able
-				// to fill the log with more of them.
-				if refused++; refused <= pendingReplies {
-					m.refused(audit.Reply, rec.Correlation, rec.Scope, msg, err)
-				}
-				continue
-			}
-			f := v.Fields()
-			if f.Err != "" {
-				rec.Peer = f.From
-				return nil, incoming(f.From, f.Err, v.Data())
-			}
-			return &Reply{
-				From: f.From, Instance: v.Instance(), Data: v.Data(), ContentType: f.ContentType,
-				Correlation: f.Correlation, Nonce: f.Parent,
-			}, nil
-		case <-p.nobody:
-			return nil, fmt.Errorf("%w: nobody handles %s now", ErrUnavailable, c.scope)
-		case <-idle.C:
-			return nil, m.silence(fmt.Errorf("%w: nothing heard for %s", ErrDeadline, c.idle))
-		case <-ctx.Done():
-			return nil, m.silence(ended(ctx))
-		case <-m.ctx.Done():
-			return nil, ErrClosed
-		}
-	}
 }
 
 // patient bounds how long somebody without a deadline waits for a connection.
@@ -299,14 +272,15 @@ func (m *Mesh) present(ctx context.Context) error {
 	}
 }
 
-// budget is how long the handler may take: until the caller stops waiting, which
-// is the end of its context or of its idle time, whichever comes first.
-func budget(ctx context.Context, idle time.Duration, now time.Time) time.Duration {
-	left := min(idle, limits.Budget)
-	if end, ok := ctx.Deadline(); ok {
-		left = min(left, end.Sub(now))
+// budget is how long the handler may take: until the end of the caller's context,
+// and zero, which says nothing, where it has none. The idle time is no part of it:
+// whoever gives signs of life may go on.
+func budget(ctx context.Context, now time.Time) time.Duration {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return 0
 	}
-	return max(left.Truncate(time.Millisecond), time.Millisecond)
+	return max(min(end.Sub(now), limits.Budget).Truncate(time.Millisecond), time.Millisecond)
 }
 
 func (m *Mesh) onReply(msg *nats.Msg) {

@@ -109,6 +109,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		topics:   map[string]*topic{},
 		durables: map[string]*durable{},
 		pending:  map[string]*pending{},
+		works:    map[callID]*work{}, cancelled: map[callID]cancelled{},
 		held:     map[string]loan{},
 		rotated:  make(chan struct{}),
 		wake:     make(chan string, 16),

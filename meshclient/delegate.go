@@ -289,11 +289,11 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 	kind := msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:]
 	want := gate.Want{Class: subject.Note, Dotted: kind}
 	switch kind {
-	case wire.NoteDelegation, wire.NoteCancel:
+	case wire.NoteDelegation, wire.NoteCancel, wire.NoteReceived:
 	default:
 		want.From = agentid.Control
 	}
-	if !m.begin() {
+	if !m.noted(kind, msg) || !m.begin() {
 		return
 	}
 	defer m.end()
@@ -318,6 +318,15 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 		if err := m.takeDelegation(ctx, v); err != nil {
 			rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), denial.Detail(err)
 		}
+	case wire.NoteCancel:
+		if err := m.takeCancel(v); err != nil {
+			rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), denial.Detail(err)
+		}
+	case wire.NoteReceived:
+		if err := m.takeReceived(v); err == nil {
+			return // one line for each would say nothing that the call's does not
+		}
+		rec.Verdict, rec.Reason = audit.Refused, denial.BadInput
 	case wire.NoteRotate:
 		m.poke("the control plane asks for it")
 	}

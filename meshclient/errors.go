@@ -26,6 +26,29 @@ var ErrClosed = errors.New("meshclient: closed")
 // as well: the work may or may not have been done.
 var ErrDeadline = fmt.Errorf("%w: deadline passed", ErrUnavailable)
 
+// ErrNobody and ErrDraining say of a call more than ErrUnavailable, which they
+// wrap: nobody handles the scope at the moment, and the work was not done; or the
+// handler was closing before it was done with it.
+var (
+	ErrNobody   = fmt.Errorf("%w: nobody handles it now", ErrUnavailable)
+	ErrDraining = fmt.Errorf("%w: the handler is closing", ErrUnavailable)
+)
+
+// What a handler returns to choose the code that its caller sees, and what
+// errors.Is finds at the caller: ErrInvalid for a request that can never work,
+// ErrNotFound for what it is about, ErrInternal for everything that stays at home.
+// An error that wraps one says no more than the code across the mesh; for a
+// message of its own return an [Error]. [ErrUnavailable] and [ErrDeadline] travel
+// as well.
+var (
+	ErrInvalid  error = &Error{Code: CodeInvalid}
+	ErrNotFound error = &Error{Code: CodeNotFound}
+	ErrInternal error = &Error{Code: CodeInternal}
+)
+
+// ErrLoop is wrapped where a call tree became too deep.
+var ErrLoop error = denial.Loop
+
 // Denied says that something was refused, by the mesh or by another agent.
 // Trying again changes nothing.
 type Denied struct {
@@ -75,7 +98,8 @@ func transient(r denial.Reason) bool {
 
 // Error is an error that a handler returns on purpose and that its caller sees.
 // Everything else that a handler returns stays at home: the caller is told
-// [CodeInternal] and no more.
+// [CodeInternal] and no more. A code that this version does not know is an Error
+// with that code.
 type Error struct {
 	Code    string // CodeInvalid, CodeNotFound, or "app-" and the application's own
 	Message string
@@ -92,6 +116,23 @@ const (
 	CodeLoop        = "loop"
 	CodeInternal    = "internal"
 )
+
+// causeDraining is what the answer "unavailable" of a closing handler says.
+const causeDraining = "draining"
+
+// Hint says what helps against one of the codes; it is empty for those of an
+// application.
+func (e *Error) Hint() string {
+	switch e.Code {
+	case CodeInvalid:
+		return "the handler takes no such request; the same one again changes nothing"
+	case CodeNotFound:
+		return "the handler does not know what the request is about"
+	case CodeInternal:
+		return "the handler failed; its own log says why, under the correlation ID"
+	}
+	return ""
+}
 
 // Error implements error.
 func (e *Error) Error() string {
@@ -185,6 +226,9 @@ func incoming(from agentid.ID, code string, payload []byte) error {
 	case CodeDeadline:
 		return fmt.Errorf("%w at the handler", ErrDeadline)
 	case CodeUnavailable:
+		if string(payload) == causeDraining {
+			return ErrDraining
+		}
 		return fmt.Errorf("%w: the handler could not reach what it needs", ErrUnavailable)
 	}
 	return &Error{Code: code, Message: clipText(string(payload))}

@@ -1,6 +1,7 @@
 package meshclient
 
 import (
+	"context"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -48,4 +49,38 @@ func (m *Mesh) Die() {
 		m.beats.Close()
 	}
 	m.link.Load().close()
+}
+
+// StreamParts is how many parts may be under way.
+const StreamParts = streamParts
+
+// Works counts the requests that are worked on.
+func (m *Mesh) Works() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.works)
+}
+
+// Pending counts the calls that wait.
+func (m *Mesh) Pending() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.pending)
+}
+
+// Cancelled counts the calls that were cancelled before their turn.
+func (m *Mesh) Cancelled() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.cancelled)
+}
+
+// ChainDigests returns the digests of what the agent holds.
+func (m *Mesh) ChainDigests(ctx context.Context) ([]string, error) {
+	chains, err := m.chains(ctx)
+	var out []string
+	for _, c := range chains {
+		out = append(out, c.Digest())
+	}
+	return out, err
 }

@@ -3,6 +3,7 @@ package meshclient
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -31,7 +32,27 @@ type Request struct {
 	Parent      string    // nonce of what caused the call, where something did
 	Sent        time.Time // by the caller's clock
 
-	fields envelope.Fields // what the sender signed
+	fields  envelope.Fields // what the sender signed
+	work    *work
+	answers string // content type of the answer
+}
+
+// Send sends a part of the answer, before what the handler returns, which is the
+// last one: text as a model writes it, or how far a long task has come. It waits
+// while the caller is slower and returns the cause where nobody waits for the
+// answer any more. A caller that asked for no stream ([Mesh.Call]) gets only what
+// the handler returns. An empty part is none. The bytes must not be changed after
+// Send was called. Parts are sent in the order of the calls.
+//
+// While a handler works, its callers are given signs of life without it.
+func (r *Request) Send(ctx context.Context, part []byte) error {
+	switch {
+	case r == nil || r.work == nil:
+		return fmt.Errorf("%w: Send needs a request that a handler was given", ErrConfig)
+	case len(part) == 0:
+		return nil
+	}
+	return denied(r.work.send(ctx, part))
 }
 
 // limit names those on whose behalf a call is made for the request.
@@ -42,16 +63,18 @@ func (r *Request) limit() (string, error) {
 	return r.fields.Behalf()
 }
 
-// Handler works on one request. Its context ends when the caller no longer
-// waits or the Mesh closes; calls made with it belong to the same call tree.
+// Handler works on one request. Its context ends when the caller no longer waits,
+// for which context.Cause is [ErrCancelled], [ErrCallerGone] or
+// context.DeadlineExceeded, or the Mesh closes; calls made with it belong to the same call tree.
 // What it returns is signed and sent back; of an error the caller sees a code
 // ([Error]) and nothing internal.
 type Handler func(ctx context.Context, req *Request) ([]byte, error)
 
 type handler struct {
-	scope capability.Scope
-	fn    Handler
-	slots chan struct{}
+	scope   capability.Scope
+	handles capability.Scope // what its answers rest on
+	fn      Handler
+	slots   chan struct{}
 }
 
 // admitTimeout bounds the checks of one message, which may need to read the
@@ -82,7 +105,7 @@ func (m *Mesh) Handle(scope string, fn Handler, opts ...HandleOption) error {
 	if _, err := m.ready(ctx, handles); err != nil {
 		return m.notHeld(err, "--handle "+scope)
 	}
-	h := &handler{scope: s, fn: fn, slots: make(chan struct{}, c.inFlight)}
+	h := &handler{scope: s, handles: handles, fn: fn, slots: make(chan struct{}, c.inFlight)}
 	m.attaching.Lock()
 	defer m.attaching.Unlock()
 	m.mu.Lock()
@@ -150,33 +173,65 @@ func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
 		Sender: f.From, Instance: v.Instance(), Peer: m.info.Agent, Scope: h.scope.String(), Subject: msg.Subject,
 		Chain: f.Token, Payload: payloadDigest(msg.Data), Size: len(msg.Data),
 	}
-	ctx, cancel = within(m.ctx, v), func() {}
-	if left, ok := v.Remaining(start); ok {
-		ctx, cancel = context.WithTimeout(ctx, left)
-	}
-	data, err := m.work(ctx, h, v)
-	cancel()
-	answer := gate.Answer{Data: data}
-	if err != nil {
-		answer.Err, answer.Data = outgoing(err)
-		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Reason(answer.Err), clipText(err.Error())
-	}
-	if err := m.answer(h, v, answer); err != nil {
-		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, reasonOf(err), "reply: "+clipText(err.Error())
-		if len(answer.Data) > 0 {
-			// Too large for the server, for one: the caller should not wait for it.
-			if err := m.answer(h, v, gate.Answer{Err: CodeInternal}); err != nil {
-				m.log.Warn().Err(err).Msg("caller could not be told that its answer failed")
-			}
-		}
+	if err := m.carryOut(h, v, start, &rec); err != nil {
+		m.log.Warn().Err(err).Msg("caller could not be told that its answer failed")
 	}
 	rec.Duration = m.cfg.clock().Sub(start)
 	audit.Write(&m.log, rec)
 }
 
+// carryOut works on a verified request and answers it. It returns the error of an
+// answer that could not even say that it failed.
+func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *audit.Record) error {
+	ctx, cancel := context.WithCancelCause(within(m.ctx, v))
+	defer cancel(nil)
+	if left, ok := v.Remaining(start); ok {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, left)
+		defer stop()
+	}
+	w := m.begun(ctx, cancel, h, v)
+	if w == nil {
+		rec.Verdict, rec.Reason = audit.Failed, reasonCancelled
+		return nil
+	}
+	defer w.end()
+	answer, err := m.work(ctx, w)
+	if err == nil && ctx.Err() != nil {
+		// What is done past the end is no answer any more, whoever still listens.
+		answer, err = gate.Answer{}, context.Cause(ctx)
+	}
+	if err != nil {
+		answer = gate.Answer{}
+		answer.Err, answer.Data = outgoing(err)
+		if m.ctx.Err() != nil && answer.Err == CodeUnavailable {
+			answer.Data = []byte(causeDraining)
+		}
+		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Reason(answer.Err), clipText(err.Error())
+		if errors.Is(context.Cause(ctx), ErrCancelled) {
+			rec.Reason = reasonCancelled
+			return nil // nobody waits for it
+		}
+	}
+	err = w.finish(answer)
+	if err == nil || errors.Is(err, ErrCancelled) {
+		return nil
+	}
+	rec.Verdict, rec.Reason, rec.Detail = audit.Failed, reasonOf(err), "reply: "+clipText(err.Error())
+	if len(answer.Data) == 0 || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrClosed) {
+		return nil
+	}
+	// Too large for the server, for one: the caller should not wait for it.
+	return w.finish(gate.Answer{Err: CodeInternal})
+}
+
+// reasonCancelled stands in the log where a caller no longer waited.
+const reasonCancelled denial.Reason = "cancelled"
+
 // work runs the application's function; a panic in it is an error of this
 // request alone.
-func (m *Mesh) work(ctx context.Context, h *handler, v *envelope.Verified) (data []byte, err error) {
+func (m *Mesh) work(ctx context.Context, w *work) (answer gate.Answer, err error) {
+	h, v := w.handler, w.request
 	defer func() {
 		if r := recover(); r != nil {
 			m.log.Error().Str("scope", h.scope.String()).Bytes("stack", debug.Stack()).Msg("handler panicked")
@@ -184,10 +239,12 @@ func (m *Mesh) work(ctx context.Context, h *handler, v *envelope.Verified) (data
 		}
 	}()
 	f := v.Fields()
-	return h.fn(ctx, &Request{
+	req := &Request{
 		From: f.From, Instance: v.Instance(), Scope: h.scope, Data: v.Data(), ContentType: f.ContentType,
-		Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent, Sent: f.Time, fields: f,
-	})
+		Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent, Sent: f.Time, fields: f, work: w,
+	}
+	data, err := h.fn(ctx, req)
+	return gate.Answer{Data: data, ContentType: req.answers}, err
 }
 
 // refuse tells a sender whose signature was good why it was refused: a code,
@@ -208,16 +265,7 @@ func (m *Mesh) refuse(h *handler, v *envelope.Verified, err error) {
 }
 
 func (m *Mesh) answer(h *handler, v *envelope.Verified, a gate.Answer) error {
-	handles, err := capability.HandleOf(h.scope)
-	if err != nil {
-		return err
-	}
-	chain, err := m.chainFor(m.ctx, handles)
-	if err != nil {
-		return err
-	}
-	a.Token = chain.Digest()
-	reply, err := m.speaker.Reply(v, a)
+	reply, err := m.reply(h, v, a)
 	if err != nil {
 		return err
 	}

@@ -442,7 +442,7 @@ func TestBudgets(t *testing.T) {
 		t.Errorf("got %d calls that nobody waited for", n)
 	}
 	for name, c := range map[string]struct{ deadline, idle, want time.Duration }{
-		"idle time first": {time.Hour, 5 * time.Second, 5 * time.Second},
+		"idle time short": {time.Hour, 5 * time.Second, time.Hour},
 		"deadline first":  {5 * time.Second, time.Hour, 5 * time.Second},
 		"longer than any": {48 * time.Hour, 48 * time.Hour, 24 * time.Hour},
 	} {

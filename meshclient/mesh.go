@@ -44,17 +44,19 @@ type Mesh struct {
 	attaching sync.Mutex
 	enlisting sync.Mutex // held while a durable subscription is asked for
 
-	mu       sync.Mutex
-	handlers map[capability.Scope]*handler
-	topics   map[string]*topic
-	durables map[string]*durable // by name
-	pending  map[string]*pending // calls by nonce
-	held     map[string]loan     // delegated chains by digest
-	lenders  map[agentid.ID]bool // whose records decide about them
-	away     error               // why the agent is away, or nil
-	closing  bool
-	ended    bool          // no message is taken any more
-	rotated  chan struct{} // closed and replaced whenever the link changed
+	mu        sync.Mutex
+	handlers  map[capability.Scope]*handler
+	topics    map[string]*topic
+	durables  map[string]*durable  // by name
+	pending   map[string]*pending  // calls by nonce
+	works     map[callID]*work     // requests that are worked on
+	cancelled map[callID]cancelled // calls whose turn had not come by then
+	held      map[string]loan      // delegated chains by digest
+	lenders   map[agentid.ID]bool  // whose records decide about them
+	away      error                // why the agent is away, or nil
+	closing   bool
+	ended     bool          // no message is taken any more
+	rotated   chan struct{} // closed and replaced whenever the link changed
 
 	recent    recent // what was taken while two links overlap
 	tended    tended

@@ -128,8 +128,9 @@ type CallOption func(*callConfig)
 func To(agent string) CallOption { return func(c *callConfig) { c.to = agent } }
 
 // IdleTimeout ends the call when nothing was heard from the handler for that
-// long. It is the only limit of a call whose context has no deadline; the
-// default is [DefaultIdleTimeout].
+// long; the default is [DefaultIdleTimeout]. A handler that works gives a sign of
+// life every two seconds, so a call without a deadline lasts as long as its
+// handler does, and one whose handler died ends.
 func IdleTimeout(d time.Duration) CallOption { return func(c *callConfig) { c.idle = d } }
 
 // OnBehalf makes the call under the intersection of the agent's own right, that of

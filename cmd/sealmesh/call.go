@@ -26,14 +26,19 @@ type callDoc struct {
 
 func newCall(a *app) *cobra.Command {
 	var to string
+	var stream bool
 	c := &cobra.Command{
 		Use:   "call SCOPE [PAYLOAD|-]",
 		Short: "Call whoever handles a scope and print the verified answer",
 		Long: `Call whoever handles a scope, or the agent that --to names, and print the
 verified answer. The payload is the argument, or standard input where that is -.
 
+With --stream the parts of the answer are printed as they come; with --json each
+is a line of its own, the last one with "last": true. Where an error ends them,
+what was printed is not the whole answer.
+
 Without --timeout the call ends when nothing was heard of the handler for two
-minutes; with it, at that time.`,
+minutes, which says every two seconds that it works; with it, at that time.`,
 		Args: takes(1, 2, "SCOPE [PAYLOAD|-]"),
 		RunE: func(c *cobra.Command, args []string) error {
 			scope, err := scopeArg(c, args[0])
@@ -49,14 +54,15 @@ minutes; with it, at that time.`,
 			if err != nil {
 				return err
 			}
-			return a.call(c.Context(), scope, to, data)
+			return a.call(c.Context(), scope, to, data, stream)
 		},
 	}
 	c.Flags().StringVar(&to, "to", "", "the one agent to ask")
+	c.Flags().BoolVar(&stream, "stream", false, "print the parts of the answer as they come")
 	return c
 }
 
-func (a *app) call(ctx context.Context, scope capability.Scope, to string, data []byte) error {
+func (a *app) call(ctx context.Context, scope capability.Scope, to string, data []byte, stream bool) error {
 	ctx, cancel := a.deadline(ctx, 0)
 	defer cancel()
 	log := a.shotLog()
@@ -73,6 +79,17 @@ func (a *app) call(ctx context.Context, scope capability.Scope, to string, data 
 		opts = append(opts, meshclient.IdleTimeout(a.timeout))
 	}
 	start := time.Now()
+	if stream {
+		for part, err := range m.Stream(ctx, scope.String(), data, opts...) {
+			if err != nil {
+				return a.lacking(err, m.ID(), "--call "+scope.String())
+			}
+			if err := a.part(part, scope, start); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	reply, err := m.Call(ctx, scope.String(), data, opts...)
 	if err != nil {
 		return a.lacking(err, m.ID(), "--call "+scope.String())
@@ -83,6 +100,32 @@ func (a *app) call(ctx context.Context, scope capability.Scope, to string, data 
 		}, true)
 	}
 	return a.raw(reply.Data)
+}
+
+// partDoc is sealmesh.part/v1.
+type partDoc struct {
+	Schema      string           `json:"schema"`
+	From        agentid.ID       `json:"from"`
+	Instance    agentid.Instance `json:"instance"`
+	Scope       capability.Scope `json:"scope"`
+	Correlation string           `json:"correlation"`
+	Nonce       string           `json:"nonce"`
+	payload
+	Last bool    `json:"last"`
+	MS   float64 `json:"ms"`
+}
+
+func (a *app) part(r *meshclient.Reply, scope capability.Scope, start time.Time) error {
+	if a.json {
+		return writeJSON(a.stdout, partDoc{
+			"sealmesh.part/v1", r.From, r.Instance, scope, r.Correlation, r.Nonce, payloadOf(r.Data), r.Last, millis(time.Since(start)),
+		}, false)
+	}
+	if r.Last {
+		return a.raw(r.Data)
+	}
+	_, err := a.stdout.Write(r.Data)
+	return err
 }
 
 // lacking gives the refusal of a right that the agent does not hold the command

@@ -114,6 +114,13 @@ func failureOf(err error) failure {
 		f.Denial = denied.ID
 	case errors.Is(err, meshclient.ErrDeadline), errors.Is(err, context.DeadlineExceeded):
 		f.exit, f.Code = exitUnavailable, codeDeadline
+		f.suggest("the work may or may not have been done; --timeout gives it more time")
+	case errors.Is(err, meshclient.ErrNobody):
+		f.exit, f.Code = exitUnavailable, codeUnavailable
+		f.suggest("nothing was done; sealmesh agent ls shows who is online")
+	case errors.Is(err, meshclient.ErrDraining):
+		f.exit, f.Code = exitUnavailable, codeUnavailable
+		f.suggest("the handler was closing and did not finish the work")
 	case errors.Is(err, meshclient.ErrUnavailable):
 		f.exit, f.Code = exitUnavailable, codeUnavailable
 	case denial.Of(err) != "":
@@ -131,6 +138,13 @@ func failureOf(err error) failure {
 	return f
 }
 
+// suggest gives a hint where the error has none of its own.
+func (f *failure) suggest(hint string) {
+	if f.Hint == "" {
+		f.Hint = hint
+	}
+}
+
 func (f *failure) refused(r denial.Reason) {
 	f.Code, f.exit = string(r), exitDenied
 	switch r {
@@ -139,7 +153,7 @@ func (f *failure) refused(r denial.Reason) {
 	case denial.AlreadyExists, denial.NotFound, denial.WrongState, denial.QuotaExceeded, denial.TooLarge, denial.Internal:
 		f.exit = exitFailed
 	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale, denial.DeadlinePassed,
-		denial.Overloaded, denial.RateLimited, denial.EpochRaced, denial.Conflict:
+		denial.Overloaded, denial.RateLimited, denial.EpochRaced, denial.Conflict, denial.BrokenStream:
 		f.exit = exitUnavailable
 	}
 	if f.Hint == "" {

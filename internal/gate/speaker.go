@@ -43,6 +43,7 @@ type Answer struct {
 	ContentType string
 	Err         string // stable error code, or empty
 	Token       string // chain by which the responder handles the scope
+	Part        envelope.Part
 }
 
 // Reply makes the signed reply to a verified request. Where it goes is computed
@@ -54,7 +55,7 @@ func (s *Speaker) Reply(req *envelope.Verified, a Answer) (*nats.Msg, error) {
 	subj := s.Space.Reply(s.Self, r.From, req.Instance(), r.Nonce)
 	m, _, _, err := s.Message(subj, envelope.Fields{
 		Correlation: r.Correlation, Parent: r.Nonce, Hop: r.Hop,
-		Token: a.Token, ContentType: a.ContentType, Err: a.Err,
+		Token: a.Token, ContentType: a.ContentType, Err: a.Err, Part: a.Part,
 	}, nil, a.Data, &digest)
 	return m, err
 }

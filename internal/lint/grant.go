@@ -97,8 +97,8 @@ func notPublished(prefix string, a Agent, i Instance) []private {
 	add(LineBeyond, "it holds no scope to ask that", class("ask", lit(id)), asks...)
 	add(LineBeyond, "it handles nothing that it could reply to", class("reply", lit(id)), replies...)
 	add(LineBeyond, "it may not publish that topic", class("event", lit(id)), events...)
-	add(LineBeyond, "an agent sends two kinds of note: delegation and cancel", class("note", lit(id)),
-		passes(own("note")+".*.delegation", own("note")+".*.cancel")...)
+	add(LineBeyond, "an agent sends three kinds of note: delegation, cancel and received", class("note", lit(id)),
+		passes(own("note")+".*.delegation", own("note")+".*.cancel", own("note")+".*.received")...)
 
 	add(LineControl, "it is the server's, JetStream's or a bucket's", region{begin("$")}, serverPasses(a, h)...)
 	add(LineControl, "it is an inbox, or where servers answer each other", region{begin("_")})

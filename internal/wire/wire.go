@@ -185,10 +185,25 @@ type Renewed struct {
 const (
 	NoteDelegation = "delegation" // from an agent: a chain for the recipient
 	NoteCancel     = "cancel"     // from an agent: a call is no longer waited for
+	NoteReceived   = "received"   // from an agent: what came of the answer to a call
 	NoteRotate     = "rotate"     // from the control plane: open a new connection
 )
 
 // DelegationNote hands a chain over.
 type DelegationNote struct {
 	Chain string `json:"chain"` // text
+}
+
+// CancelNote says that its sender no longer waits for the answer to a call of
+// its own.
+type CancelNote struct {
+	Request string `json:"request"` // nonce of the call
+}
+
+// ReceivedNote says how much of a streamed answer came to the caller, and how
+// much it takes before it says so again.
+type ReceivedNote struct {
+	Request string `json:"request"` // nonce of the call
+	Parts   int    `json:"parts"`   // all up to this number came
+	Most    int    `json:"most"`    // no number above this one may be sent yet
 }

@@ -191,7 +191,7 @@ func near(r *rand.Rand, m member, all []member) []probe {
 	fixed := []probe{
 		{">", false}, {"*", false}, {"mesh.>", false}, {"_INBOX.>", false}, {"$KV.>", false}, {"$JS.ACK.>", false}, {"$SYS.>", false}, {"$SRV.>", false},
 		{"$SYS.REQ.USER.INFO", true}, {"$JS.API.INFO", true}, {"$JS.API.STREAM.LIST", true}, {"$KV.MESH_AGENTS." + m.id.String(), true}, {"legacy.out", true}, {"legacy.in", false},
-		{"mesh.note.*." + m.id.String() + ".>", false}, {"mesh.note." + m.id.String() + ".*.cancel", true}, {"mesh.feed.> group", false}, {"mesh.feed.> _sys_", false},
+		{"mesh.note.*." + m.id.String() + ".>", false}, {"mesh.note." + m.id.String() + ".*.cancel", true}, {"mesh.note." + m.id.String() + ".*.received", true}, {"mesh.feed.> group", false}, {"mesh.feed.> _sys_", false},
 	}
 	seen := map[probe]bool{}
 	var out []probe

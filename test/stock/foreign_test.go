@@ -34,6 +34,7 @@ func everyAgent(id, instance string) grant {
 			"mesh.audit." + id + "." + instance,
 			"mesh.note." + id + ".*.delegation",
 			"mesh.note." + id + ".*.cancel",
+			"mesh.note." + id + ".*.received",
 			"mesh.ask." + id + ".control.self.*",
 			"$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*",
 			"$JS.API.DIRECT.GET.KV_MESH_AGENTS.$KV.MESH_AGENTS.*.*",
