@@ -146,19 +146,22 @@ func (l *lending) refused(reasons ...denial.Reason) {
 	}
 }
 
-// broker reports whether temp's connection lets it publish a call.
+// broker reports whether temp's connection lets it publish a call. A connection
+// that is closed meanwhile, because what it rests on has ended, says nothing: the
+// one that follows it does.
 func (l *lending) broker() bool {
 	l.t.Helper()
-	for {
+	for end := time.Now().Add(30 * time.Second); ; {
 		nc := l.temp.Conn()
 		err := errors.Join(nc.Publish("mesh.call.temp.read.logs", nil), nc.Flush())
-		if nc != l.temp.Conn() {
-			continue // it was replaced meanwhile
+		switch {
+		case err == nil && nc == l.temp.Conn():
+			return !errors.Is(nc.LastError(), nats.ErrPermissionViolation)
+		case time.Now().After(end):
+			l.t.Fatalf("temp has no connection that lasts: %v", err)
+		case err != nil:
+			time.Sleep(time.Millisecond) // for the next connection
 		}
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		return !errors.Is(nc.LastError(), nats.ErrPermissionViolation)
 	}
 }
 
