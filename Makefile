@@ -6,8 +6,9 @@ GOFMT   ?= $(shell $(GO) env GOROOT)/bin/gofmt
 PKG     ?= ./...
 TIMEOUT ?= 10m
 FUZZ    ?= 10s
+SOAK    ?= 10m
 
-.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench
+.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench soak
 
 all: build lint test
 
@@ -57,3 +58,8 @@ demo:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
+
+# A mesh under load while fifty handlers think for as long: one line for each
+# tenth of the time.
+soak:
+	$(GO) test -run '^TestSoak$$' -count 1 -timeout 0 -v ./meshclient -soak $(SOAK)

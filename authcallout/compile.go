@@ -60,12 +60,15 @@ const (
 //
 //	pub mesh.call.A.d             call whoever handles it
 //	pub mesh.ask.A.*.d            call one agent by name
+//	pub mesh.body.A.*.*.*         send what is too large for one message to the
+//	                              instance that took the call
 //
 // A scope handle:v:r adds
 //
 //	sub mesh.call.*.d  queue d    take calls; in queue form, so that it can
 //	sub mesh.ask.*.A.d queue d    neither listen in beside the handlers nor form
 //	                              a group of its own that gets every call
+//	sub mesh.body.*.A.i.>         get what is too large for one message
 //	pub mesh.reply.A.*.*.*        answer: the caller, its instance, the nonce
 //	pub $KV.MESH_REPLAY.d.*.*     burn a nonce: the sender, the nonce
 //
@@ -102,9 +105,9 @@ func Compile(space subject.Space, in Subject) (Grant, error) {
 	if in.Agent.Reserved() {
 		return Grant{}, denial.New(denial.ReservedName, "agent ID %q belongs to the mesh", in.Agent)
 	}
-	most := 11 + 2*len(in.Scopes) + 4*len(in.Durables)
-	c := compiler{space: space, agent: in.Agent, publish: make([]Line, 0, most), subscribe: make([]Line, 0, most)}
-	c.every(in.Instance)
+	most := 11 + 3*len(in.Scopes) + 4*len(in.Durables)
+	c := compiler{space: space, agent: in.Agent, instance: in.Instance, publish: make([]Line, 0, most), subscribe: make([]Line, 0, most)}
+	c.every()
 	for _, s := range in.Scopes {
 		if err := c.scope(s); err != nil {
 			return Grant{}, err
@@ -143,6 +146,7 @@ func finish(space subject.Space, in Subject, g Grant) (Grant, error) {
 type compiler struct {
 	space              subject.Space
 	agent              agentid.ID
+	instance           agentid.Instance
 	publish, subscribe []Line
 }
 
@@ -154,7 +158,8 @@ func (c *compiler) sub(subj, queue, from string) {
 	c.subscribe = append(c.subscribe, Line{Subject: subj, Queue: queue, From: from})
 }
 
-func (c *compiler) every(instance agentid.Instance) {
+func (c *compiler) every() {
+	instance := c.instance
 	c.sub(c.space.ReplyFilter(c.agent, instance), "", FromEvery)
 	c.sub(c.space.NoteFilter(c.agent), "", FromEvery)
 	c.sub(c.space.FeedFilter(), "", FromEvery)
@@ -185,6 +190,7 @@ func (c *compiler) scope(s capability.Scope) error {
 	case verbHandle:
 		c.sub(c.space.CallFilter(dotted), subject.Queue(dotted), from)
 		c.sub(c.space.AskFilter(c.agent, dotted), subject.Queue(dotted), from)
+		c.sub(c.space.BodyFilter(c.agent, c.instance), "", FromHandlers)
 		c.pub(c.space.ReplyGrant(c.agent), FromHandlers)
 		c.pub(subject.ReplayGrant(subject.ReplayBucket, dotted), from)
 	case verbPublish:
@@ -194,6 +200,7 @@ func (c *compiler) scope(s capability.Scope) error {
 	default:
 		c.pub(c.space.Call(c.agent, dotted), from)
 		c.pub(c.space.AskAny(c.agent, dotted), from)
+		c.pub(c.space.BodyGrant(c.agent), FromCallers)
 	}
 	return nil
 }

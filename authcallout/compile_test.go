@@ -86,12 +86,12 @@ func TestCompileGolden(t *testing.T) {
 		pub, sub []string
 	}{
 		{scope: "read:logs.app",
-			pub: []string{"mesh.call.reader.read.logs.app | read:logs.app", "mesh.ask.reader.*.read.logs.app | read:logs.app"}},
+			pub: []string{"mesh.call.reader.read.logs.app | read:logs.app", "mesh.ask.reader.*.read.logs.app | read:logs.app", "mesh.body.reader.*.*.* | every caller"}},
 		{scope: "admin:registry",
-			pub: []string{"mesh.call.reader.admin.registry | admin:registry", "mesh.ask.reader.*.admin.registry | admin:registry"}},
+			pub: []string{"mesh.call.reader.admin.registry | admin:registry", "mesh.ask.reader.*.admin.registry | admin:registry", "mesh.body.reader.*.*.* | every caller"}},
 		{scope: "handle:read:logs.app",
 			pub: []string{"mesh.reply.reader.*.*.* | every handler", "$KV.MESH_REPLAY.read.logs.app.*.* | handle:read:logs.app"},
-			sub: []string{"mesh.call.*.read.logs.app read.logs.app | handle:read:logs.app", "mesh.ask.*.reader.read.logs.app read.logs.app | handle:read:logs.app"}},
+			sub: []string{"mesh.call.*.read.logs.app read.logs.app | handle:read:logs.app", "mesh.ask.*.reader.read.logs.app read.logs.app | handle:read:logs.app", "mesh.body.*.reader." + i + ".> | every handler"}},
 		{scope: "publish:orders.new", pub: []string{"mesh.event.reader.orders.new | publish:orders.new"}},
 		{scope: "subscribe:orders.new", sub: []string{"mesh.event.*.orders.new | subscribe:orders.new"}},
 	} {
@@ -255,6 +255,9 @@ func TestAllows(t *testing.T) {
 		{"mesh.reply.reader.writer.00000000.nonce", true, true},
 		{"mesh.reply.reader.writer.00000000.nonce.more", true, false},
 		{"mesh.reply.writer.writer.00000000.nonce", true, false},
+		{"mesh.body.reader.writer.00000000.nonce", true, true},
+		{"mesh.body.reader.writer.00000000.nonce.more", true, false},
+		{"mesh.body.writer.reader.00000000.nonce", true, false},
 		{"$KV.MESH_REPLAY.read.logs.writer.nonce", true, true},
 		{"$KV.MESH_REPLAY.read.logs.writer", true, false},
 		{"$KV.MESH_REPLAY.write.logs.writer.nonce", true, false},
@@ -296,6 +299,9 @@ func TestAllows(t *testing.T) {
 		{"mesh.>.x", false, false},
 		{"mesh.reply.*.reader." + i + ".>", false, true},
 		{"mesh.reply.*.reader.*.>", false, false},
+		{"mesh.body.*.reader." + i + ".>", false, true},
+		{"mesh.body.*.reader.*.>", false, false},
+		{"mesh.body.>", false, false},
 		{"mesh.reply.>", false, false},
 		{"mesh.note.*.reader.*", false, true},
 		// Not what it looks like: the server takes ">" for one more token of "*".

@@ -100,6 +100,8 @@ func (g *grammar) mayPublish(s string) bool {
 		return len(t) > 4 && t[3] == "*" && g.calls[tail(t, 4)] || tail(t, 3) == "control.self.*"
 	case "reply":
 		return len(g.handles) > 0 && tail(t, 3) == "*.*.*"
+	case "body":
+		return len(g.calls) > 0 && tail(t, 3) == "*.*.*"
 	case "event":
 		return g.publishes[tail(t, 3)]
 	case "note":
@@ -137,6 +139,8 @@ func (g *grammar) maySubscribe(s, queue string) bool {
 	switch t[1] {
 	case "reply":
 		return queue == "" && tail(t, 3) == g.agent+"."+g.instance+".>"
+	case "body":
+		return queue == "" && len(g.handles) > 0 && tail(t, 3) == g.agent+"."+g.instance+".>"
 	case "note":
 		return queue == "" && tail(t, 3) == g.agent+".*"
 	case "call":

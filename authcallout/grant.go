@@ -21,6 +21,8 @@ const (
 	FromEvery = "every agent"
 	// FromHandlers marks what an agent may do that handles anything at all.
 	FromHandlers = "every handler"
+	// FromCallers marks what an agent may do that calls anything at all.
+	FromCallers = "every caller"
 	// FromDurable begins the reason of what a durable subscription needs; its name
 	// follows.
 	FromDurable = "durable"

@@ -32,6 +32,13 @@ func (o oracle) handler() bool {
 	return slices.ContainsFunc(o.scopes, func(s string) bool { return strings.HasPrefix(s, "handle:") })
 }
 
+func (o oracle) caller() bool {
+	return slices.ContainsFunc(o.scopes, func(s string) bool {
+		verb, _, _ := strings.Cut(s, ":")
+		return verb != "handle" && verb != "publish" && verb != "subscribe"
+	})
+}
+
 func (o oracle) publish(subj string) bool {
 	t := strings.Split(subj, ".")
 	if slices.Contains(t, "") || slices.Contains(t, "*") || slices.Contains(t, ">") {
@@ -60,6 +67,8 @@ func (o oracle) publish(subj string) bool {
 			return n > 4 && calls(t[4:])
 		case "reply":
 			return len(rest) == 3 && o.handler()
+		case "body":
+			return len(rest) == 3 && o.caller()
 		case "event":
 			return len(rest) > 0 && o.has("publish:"+strings.Join(rest, "."))
 		case "note":
@@ -104,6 +113,8 @@ func (o oracle) subscribe(subj, queue string) bool {
 		return true
 	case "reply":
 		return n > 5 && t[3] == o.agent && t[4] == o.instance
+	case "body":
+		return n > 5 && t[3] == o.agent && t[4] == o.instance && o.handler()
 	case "note":
 		return n == 5 && t[3] == o.agent
 	case "call":

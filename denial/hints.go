@@ -30,6 +30,8 @@ func Hint(r Reason) string {
 		return "agents call each other in a circle; look at the trace of the correlation ID"
 	case BrokenStream:
 		return "parts of the answer did not fit together, so it was given up; the same call again may bring a whole one"
+	case CannotOpen:
+		return "the sender's view of this agent's instances may be old; it asks for a new one and tries again by itself"
 	case BadJoinToken:
 		return "sealmesh agent join ID makes a new join token"
 	case ReplayUnavailable, RegistryUnavailable, FeedStale:

@@ -65,6 +65,9 @@ const (
 	// BrokenStream: a part of a streamed reply is missing, doubled, out of order
 	// or from another signer.
 	BrokenStream Reason = "broken-stream"
+	// CannotOpen: the payload is not sealed to this instance, or not for this
+	// message of this sender (docs/spec/sealed.md).
+	CannotOpen Reason = "cannot-open"
 	// RateLimited: the sender caused more look-ups than it may.
 	RateLimited Reason = "rate-limited"
 )

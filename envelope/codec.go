@@ -45,6 +45,11 @@ func appendText(b []byte, f *Fields) []byte {
 		b = strconv.AppendInt(b, f.Deadline.Milliseconds(), 10)
 	}
 	b = appendOptional(b, ";ct=", f.ContentType)
+	if !f.Body.IsZero() {
+		b = append(b, ";body="...)
+		b = appendBody(b, f.Body)
+	}
+	b = appendOptional(b, ";enc=", f.Enc.String())
 	b = appendOptional(b, ";err=", f.Err)
 	if !f.Part.IsZero() {
 		b = append(b, ";part="...)
@@ -70,7 +75,15 @@ func appendPart(b []byte, p Part) []byte {
 	if p.Last {
 		b = strconv.AppendInt(append(b, '/'), int64(p.Number), 10)
 	}
+	if p.More {
+		b = append(b, '+')
+	}
 	return b
+}
+
+func appendBody(b []byte, body Body) []byte {
+	b = strconv.AppendInt(b, int64(body.Size), 10)
+	return append(append(b, '.'), body.Digest...)
 }
 
 // scanner takes fields off the front of an envelope in the order of the table.
@@ -163,10 +176,21 @@ func decode(text string) (Fields, error) {
 		f.Deadline = time.Duration(budget) * time.Millisecond
 	}
 	f.ContentType, _ = s.take("ct")
+	if v, ok = s.take("body"); ok {
+		if f.Body, ok = parseBody(v); !ok {
+			return f, malformed("body is not 1 to %d bytes and a digest", limits.Body)
+		}
+	}
+	if v, ok = s.take("enc"); ok {
+		if v != encX1 {
+			return f, malformed("enc is not %s", encX1)
+		}
+		f.Enc = X1
+	}
 	f.Err, _ = s.take("err")
 	if v, ok = s.take("part"); ok {
 		if f.Part, ok = parsePart(v); !ok {
-			return f, malformed("part is not a number, or N/N on the last one")
+			return f, malformed("part is not a number, N+ in a piece that goes on, or N/N on the last one")
 		}
 	}
 	f.HeaderDigest, _ = s.take("hd")
@@ -207,10 +231,14 @@ func validate(f *Fields) error {
 		return malformed("dl is not 1 ms to %v", limits.Budget)
 	case f.ContentType != "" && !isContentType(f.ContentType):
 		return malformed("ct is not a content type of at most %d characters", limits.ContentType)
+	case !f.Body.IsZero() && (f.Body.Size < 1 || f.Body.Size > limits.Body || !decodeExact(raw[:], f.Body.Digest)):
+		return malformed("body is not 1 to %d bytes and a digest", limits.Body)
 	case f.Err != "" && !isErrorCode(f.Err):
 		return malformed("err is not an error code of at most %d characters", limits.ErrorCode)
 	case !f.Part.IsZero() && (f.Part.Number < 1 || f.Part.Number > limits.Parts):
 		return malformed("part is not 1 to %d", limits.Parts)
+	case f.Part.Last && f.Part.More:
+		return malformed("part is the last one and goes on")
 	case f.HeaderDigest != "" && !decodeExact(raw[:], f.HeaderDigest):
 		return malformed("hd is not a digest")
 	}
@@ -263,12 +291,22 @@ func parseEpoch(s string) (Epoch, bool) {
 }
 
 func parsePart(s string) (Part, bool) {
+	s, more := strings.CutSuffix(s, "+")
 	first, count, last := strings.Cut(s, "/")
 	n, ok := number(first, limits.Parts)
-	if !ok || n == 0 || last && count != first {
+	if !ok || n == 0 || last && (count != first || more) {
 		return Part{}, false
 	}
-	return Part{Number: int(n), Last: last}, true
+	return Part{Number: int(n), Last: last, More: more}, true
+}
+
+func parseBody(s string) (Body, bool) {
+	size, digest, ok := strings.Cut(s, ".")
+	n, valid := number(size, limits.Body)
+	if !ok || !valid || n == 0 {
+		return Body{}, false
+	}
+	return Body{Size: int(n), Digest: digest}, true
 }
 
 // isUserKey checks the form only; Parse decodes the key. Fifty-six characters

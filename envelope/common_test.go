@@ -15,11 +15,13 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
 const (
 	domain = "mesh.example"
 	call   = "mesh.call.writer.read.logs"
+	ask    = "mesh.ask.writer.reader.read.logs"
 )
 
 // t0 lies far from any wall clock, so that no test leans on one.
@@ -59,13 +61,13 @@ func (a identity) fields() envelope.Fields {
 	}
 }
 
-func (a identity) sign(t testing.TB, f envelope.Fields, subject string, app map[string][]string, payload string, request *envelope.Digest) (envelope.Message, envelope.Digest) {
+func (a identity) sign(t testing.TB, f envelope.Fields, subj string, app map[string][]string, payload string, request *envelope.Digest) (envelope.Message, envelope.Digest) {
 	t.Helper()
-	header, digest, err := envelope.Sign(domain, a.key, f, subject, app, []byte(payload), request)
+	header, digest, err := envelope.Sign(domain, a.key, f, subj, app, []byte(payload), request)
 	if err != nil {
 		t.Fatalf("Sign: %v", err)
 	}
-	return envelope.Message{Subject: subject, Header: header, Data: []byte(payload)}, digest
+	return envelope.Message{Subject: subj, Header: header, Data: []byte(payload)}, digest
 }
 
 // message signs a small call at the given time with a fresh nonce.
@@ -126,7 +128,7 @@ func wantReason(t testing.TB, err error, want ...denial.Reason) {
 	}
 }
 
-// full has every field there is, so it is a streamed reply.
+// full has every field that a reply can have, so it is a streamed one.
 func full(t testing.TB) (a identity, m envelope.Message, request envelope.Digest) {
 	t.Helper()
 	caller, a := agent(t, "writer"), agent(t, "reader")
@@ -135,10 +137,28 @@ func full(t testing.TB) (a identity, m envelope.Message, request envelope.Digest
 	f.Nonce, f.Parent = "ICEiIyQlJicoKSorLC0uLw", caller.fields().Nonce
 	f.Hop, f.Deadline = 1, 30*time.Second
 	f.Token, f.OnBehalf = envelope.Digest(sha256.Sum256([]byte("tok"))).String(), envelope.Digest(sha256.Sum256([]byte("ob"))).String()
-	f.ContentType, f.Err, f.Part = "application/json", "disk-full", envelope.Part{Number: 7, Last: true}
+	f.ContentType, f.Enc, f.Err, f.Part = "application/json", envelope.X1, "disk-full", envelope.Part{Number: 7, Last: true}
 	app := map[string][]string{"Shard": {"a", "b"}, "Trace-Level": {"3"}}
 	m, _ = a.sign(t, f, replyTo(caller, f.Parent), app, `{"lines":7}`, &request)
 	return a, m, request
+}
+
+// fullAsk has every field that a request can have, so it is an ask whose payload
+// comes in parts.
+func fullAsk(t testing.TB) (a identity, m envelope.Message) {
+	t.Helper()
+	a = agent(t, "writer")
+	f := a.fields()
+	f.Parent, f.Hop, f.Deadline = "ICEiIyQlJicoKSorLC0uLw", 1, 30*time.Second
+	f.Token, f.OnBehalf = envelope.Digest(sha256.Sum256([]byte("tok"))).String(), envelope.Digest(sha256.Sum256([]byte("ob"))).String()
+	f.ContentType, f.Body, f.Enc = "application/json", envelope.BodyOf([]byte(`{"lines":7}`)), envelope.X1
+	m, _ = a.sign(t, f, ask, map[string][]string{"Shard": {"a", "b"}}, "", nil)
+	return a, m
+}
+
+// bodyTo is the subject of a body that the caller sends to the reader.
+func bodyTo(caller, handler identity, invitation string) string {
+	return subject.Default().Body(caller.id, handler.id, agentid.InstanceOf(handler.key.PublicKey()), invitation)
 }
 
 // replyTo is the reply subject of the reader for a request of the caller.

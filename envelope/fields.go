@@ -1,6 +1,7 @@
 package envelope
 
 import (
+	"crypto/sha256"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -39,9 +40,16 @@ type Fields struct {
 	Deadline time.Duration
 	// ContentType says what the payload is where it is not plain bytes.
 	ContentType string
+	// Body says what the payload of a request is that comes in messages of its own
+	// once a handler has taken it; the request itself is then empty.
+	Body Body
+	// Enc says that the payload, of an ask the whole one, is sealed to its
+	// recipient (docs/spec/sealed.md).
+	Enc Enc
 	// Err is a stable error code, on a reply only.
 	Err string
-	// Part is this message's place in a streamed reply.
+	// Part is this message's place in a streamed reply, or in the body of a
+	// request.
 	Part Part
 	// HeaderDigest is base64url of SHA-256 over the application's headers, if
 	// there are any. Sign fills it in.
@@ -69,16 +77,56 @@ func (e Epoch) Covers(current Epoch) bool {
 	return e.Agent >= current.Agent && e.Instance >= current.Instance
 }
 
-// Part is a message's place in a streamed reply. The zero Part says that the
-// reply is not streamed.
+// Body is what a request promises of the payload that it sends in parts. The zero
+// Body says that the request carries its payload itself.
+type Body struct {
+	Size   int    // in bytes: 1 to limits.Body
+	Digest string // base64url of SHA-256 over the whole payload
+}
+
+// BodyOf returns what a request says of a payload that it sends in parts. Sign
+// refuses the fields if it is empty or larger than limits.Body.
+func BodyOf(payload []byte) Body {
+	sum := sha256.Sum256(payload)
+	return Body{len(payload), b64.EncodeToString(sum[:])}
+}
+
+// IsZero reports whether the request carries its payload itself.
+func (b Body) IsZero() bool { return b == Body{} }
+
+// String returns the form that the envelope uses: "<bytes>.<digest>".
+func (b Body) String() string { return string(appendBody(nil, b)) }
+
+// Enc says how a payload is encrypted. There is one way, so that a value that
+// nobody could open cannot be made.
+type Enc bool
+
+// X1 is the sealed payload of docs/spec/sealed.md; the zero Enc is a payload that
+// everybody on its way can read.
+const X1 Enc = true
+
+// encX1 is what the envelope says for X1.
+const encX1 = "x1"
+
+// String returns the form that the envelope uses, "x1"; nothing for the zero Enc.
+func (e Enc) String() string {
+	if e {
+		return encX1
+	}
+	return ""
+}
+
+// Part is a message's place in a streamed reply or in the body of a request. The
+// zero Part says that the reply is not streamed. Last and More exclude each other.
 type Part struct {
 	Number int  // from 1
 	Last   bool // nothing follows
+	More   bool // of replies: the piece of content goes on in a later part
 }
 
 // IsZero reports whether the message is no part of a stream.
 func (p Part) IsZero() bool { return p == Part{} }
 
-// String returns the form that the envelope uses: "3", and "7/7" for the last of
-// seven.
+// String returns the form that the envelope uses: "3", "3+" where its piece goes
+// on, and "7/7" for the last of seven.
 func (p Part) String() string { return string(appendPart(nil, p)) }

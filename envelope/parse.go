@@ -59,7 +59,7 @@ func Parse(m Message) (*Unverified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkReplyFields(&fields, subject.ClassOf(m.Subject) == subject.Reply); err != nil {
+	if err := checkClass(&fields, subject.ClassOf(m.Subject), m.Data); err != nil {
 		return nil, err
 	}
 	// The server drops a message whose ID it knows, so whoever chooses an ID
@@ -119,8 +119,8 @@ func (u *Unverified) UnsafeInstance() agentid.Instance { return agentid.Instance
 
 // CheckSubject takes the subject apart and checks that it belongs to the sender
 // that the envelope names: the broker vouches for the subject's sender token,
-// the signature for from, and both must say the same. A reply's last token must
-// be the nonce that it answers, and the instance of a beat or audit subject that
+// the signature for from, and both must say the same. The last token of a reply,
+// or of a part of a body, must be the nonce that it answers, and the instance of a beat or audit subject that
 // of the key. Whether the subject belongs to the caller's subscription is the
 // caller's to check. Refusals: WrongSubject, SenderMismatch.
 func (u *Unverified) CheckSubject(space subject.Space) (subject.Parsed, error) {
@@ -132,9 +132,9 @@ func (u *Unverified) CheckSubject(space subject.Space) (subject.Parsed, error) {
 		return subject.Parsed{}, denial.New(denial.SenderMismatch, "subject of %s, envelope of %s", p.Sender, u.fields.From)
 	}
 	switch p.Class {
-	case subject.Reply:
+	case subject.Reply, subject.Body:
 		if p.Nonce != u.fields.Parent {
-			return subject.Parsed{}, denial.New(denial.WrongSubject, "reply to %.24q on the subject of another request", u.fields.Parent)
+			return subject.Parsed{}, denial.New(denial.WrongSubject, "%s for %.24q on the subject of another message", p.Class, u.fields.Parent)
 		}
 	case subject.Beat, subject.Audit:
 		if p.Instance != u.UnsafeInstance() {

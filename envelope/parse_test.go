@@ -17,6 +17,7 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
 var required = []string{"v", "from", "key", "ts", "nonce", "corr", "ep", "hop"}
@@ -29,13 +30,20 @@ func reparse(m envelope.Message, fields []string) error {
 }
 
 func TestEveryFieldMissing(t *testing.T) {
-	a, m, request := full(t)
+	reader, answer, request := full(t)
+	everyFieldMissing(t, reader, answer, &request)
+	writer, question := fullAsk(t)
+	everyFieldMissing(t, writer, question, nil)
+}
+
+func everyFieldMissing(t *testing.T, a identity, m envelope.Message, request *envelope.Digest) {
+	t.Helper()
 	for i, field := range parts(m) {
 		name, _, _ := strings.Cut(field, "=")
 		less := slices.Delete(parts(m), i, i+1)
 		err := reparse(m, less)
-		// parent is optional in general, and required of a reply, which this is.
-		if slices.Contains(required, name) || name == "parent" {
+		// parent is optional in general, and required of a reply.
+		if slices.Contains(required, name) || name == "parent" && request != nil {
 			if err == nil {
 				t.Errorf("%s missing: parsed", name)
 			} else {
@@ -46,36 +54,42 @@ func TestEveryFieldMissing(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s missing: got %v, want it to parse", name, err)
 		}
-		_, err = a.verify(with(m, envelope.HeaderEnvelope, strings.Join(less, ";")), &request)
+		_, err = a.verify(with(m, envelope.HeaderEnvelope, strings.Join(less, ";")), request)
 		wantReason(t, err, denial.BadSignature)
 	}
 }
 
 func TestEveryFieldDoubled(t *testing.T) {
-	_, m, _ := full(t)
-	n := len(parts(m))
-	for i := range n {
-		for at := range n + 1 {
-			if err := reparse(m, slices.Insert(parts(m), at, parts(m)[i])); err == nil {
-				t.Errorf("%s again at %d: parsed", parts(m)[i], at)
-			} else {
-				wantReason(t, err, denial.BadEnvelope)
+	_, answer, _ := full(t)
+	_, question := fullAsk(t)
+	for _, m := range []envelope.Message{answer, question} {
+		n := len(parts(m))
+		for i := range n {
+			for at := range n + 1 {
+				if err := reparse(m, slices.Insert(parts(m), at, parts(m)[i])); err == nil {
+					t.Errorf("%s again at %d: parsed", parts(m)[i], at)
+				} else {
+					wantReason(t, err, denial.BadEnvelope)
+				}
 			}
 		}
 	}
 }
 
 func TestEveryPairOutOfOrder(t *testing.T) {
-	_, m, _ := full(t)
-	n := len(parts(m))
-	for i := range n {
-		for j := i + 1; j < n; j++ {
-			swapped := parts(m)
-			swapped[i], swapped[j] = swapped[j], swapped[i]
-			if err := reparse(m, swapped); err == nil {
-				t.Errorf("%s and %s swapped: parsed", swapped[i], swapped[j])
-			} else {
-				wantReason(t, err, denial.BadEnvelope)
+	_, answer, _ := full(t)
+	_, question := fullAsk(t)
+	for _, m := range []envelope.Message{answer, question} {
+		n := len(parts(m))
+		for i := range n {
+			for j := i + 1; j < n; j++ {
+				swapped := parts(m)
+				swapped[i], swapped[j] = swapped[j], swapped[i]
+				if err := reparse(m, swapped); err == nil {
+					t.Errorf("%s and %s swapped: parsed", swapped[i], swapped[j])
+				} else {
+					wantReason(t, err, denial.BadEnvelope)
+				}
 			}
 		}
 	}
@@ -112,22 +126,90 @@ func TestValuesHaveOneSpelling(t *testing.T) {
 		"ob":     {"", digest[:42]},
 		"dl":     {"", "0", "030000", "-1", "30s", strconv.FormatInt(limits.Budget.Milliseconds()+1, 10)},
 		"ct":     {"", "a b", "a\"", "text/plain; charset=x", "a=b", strings.Repeat("a", limits.ContentType+1), "é"},
+		"body":   {"", "11", "11.", "." + digest, "0." + digest, "011." + digest, "-1." + digest, "+1." + digest, "1e3." + digest, strconv.Itoa(limits.Body+1) + "." + digest, "11." + digest[:42], "11." + digest[:42] + "B", "11." + digest + "=", "11." + digest + "." + digest, digest + ".11", "11/" + digest},
+		"enc":    {"", "x", "x0", "x2", "X1", "x01", "x1+", "1", "none", "identity"},
 		"err":    {"", "Denied", "9lives", "-x", "a_b", "a.b", strings.Repeat("a", limits.ErrorCode+1)},
-		"part":   {"", "0", "07", "7/", "/7", "7/8", "8/7", "7/07", "7/7/7", "0/0", "-1", strconv.Itoa(limits.Parts + 1)},
+		"part":   {"", "0", "07", "7/", "/7", "7/8", "8/7", "7/07", "7/7/7", "0/0", "-1", "+", "0+", "07+", "+7", "7++", "7+/7", "7/7+", "7/+", "7-", "7 +", strconv.Itoa(limits.Parts+1) + "+", strconv.Itoa(limits.Parts + 1)},
 		"hd":     {"", digest[:42]},
 	}
-	for i, field := range parts(m) {
-		name, _, _ := strings.Cut(field, "=")
-		if cases[name] == nil {
-			t.Errorf("no cases for %s", name)
+	_, question := fullAsk(t)
+	for _, m := range []envelope.Message{m, question} {
+		for i, field := range parts(m) {
+			name, _, _ := strings.Cut(field, "=")
+			if cases[name] == nil {
+				t.Errorf("no cases for %s", name)
+			}
+			for _, value := range cases[name] {
+				changed := parts(m)
+				changed[i] = name + "=" + value
+				if err := reparse(m, changed); err == nil {
+					t.Errorf("%s=%q parsed", name, value)
+				} else {
+					wantReason(t, err, denial.BadEnvelope)
+				}
+			}
 		}
-		for _, value := range cases[name] {
-			changed := parts(m)
-			changed[i] = name + "=" + value
-			if err := reparse(m, changed); err == nil {
-				t.Errorf("%s=%q parsed", name, value)
-			} else {
-				wantReason(t, err, denial.BadEnvelope)
+	}
+}
+
+// What is said in messages of one class means nothing in those of another, and is
+// refused there, also where the signature is good.
+func TestFieldsOfOneClass(t *testing.T) {
+	a, to := agent(t, "writer"), agent(t, "reader")
+	nonce := envelope.NewNonce()
+	subjects := map[subject.Class]string{
+		subject.Call: call, subject.Ask: ask, subject.Reply: replyTo(to, nonce), subject.Body: bodyTo(a, to, nonce),
+		subject.Event: "mesh.event.writer.news", subject.Note: "mesh.note.writer.reader.cancel", subject.Beat: "mesh.beat.writer.x", subject.Audit: "mesh.audit.writer.x",
+		"": "plain",
+	}
+	body := envelope.BodyOf([]byte("tail"))
+	for _, c := range []struct {
+		says    string
+		set     func(*envelope.Fields)
+		payload string
+		in      []subject.Class // where it may stand
+	}{
+		{"nothing", func(*envelope.Fields) {}, "x", []subject.Class{subject.Call, subject.Ask, subject.Reply, subject.Event, subject.Note, subject.Beat, subject.Audit, ""}},
+		{";err=no", func(f *envelope.Fields) { f.Err = "no" }, "x", []subject.Class{subject.Reply}},
+		{";part=1", func(f *envelope.Fields) { f.Part.Number = 1 }, "x", []subject.Class{subject.Reply, subject.Body}},
+		{";part=1/1", func(f *envelope.Fields) { f.Part = envelope.Part{Number: 1, Last: true} }, "x", []subject.Class{subject.Reply, subject.Body}},
+		{";part=1+", func(f *envelope.Fields) { f.Part = envelope.Part{Number: 1, More: true} }, "x", []subject.Class{subject.Reply}},
+		{";body=" + body.String(), func(f *envelope.Fields) { f.Body = body }, "", []subject.Class{subject.Call, subject.Ask}},
+		{";body=" + body.String(), func(f *envelope.Fields) { f.Body = body }, "x", nil},
+		{";enc=x1", func(f *envelope.Fields) { f.Enc = envelope.X1 }, "x", []subject.Class{subject.Ask, subject.Reply}},
+		{";enc=x1;part=1", func(f *envelope.Fields) { f.Enc, f.Part.Number = envelope.X1, 1 }, "x", []subject.Class{subject.Reply}},
+	} {
+		for class, subj := range subjects {
+			f := a.fields()
+			f.Parent = nonce
+			var request *envelope.Digest
+			if class == subject.Reply || class == subject.Body {
+				request = &envelope.Digest{1}
+			}
+			plain := f
+			if class == subject.Body {
+				plain.Part.Number = 1
+			}
+			header, _, err := envelope.Sign(domain, a.key, plain, subj, nil, nil, request)
+			if err != nil {
+				t.Fatalf("%s: %v", class, err)
+			}
+			c.set(&f)
+			m := envelope.Message{Subject: subj, Header: header, Data: []byte(c.payload)}
+			bare := strings.TrimSuffix(text(m), ";part=1")
+			m = with(m, envelope.HeaderEnvelope, bare)
+			if c.says != "nothing" {
+				m = with(m, envelope.HeaderEnvelope, bare+c.says)
+			}
+			_, parsed := envelope.Parse(m)
+			_, _, signed := envelope.Sign(domain, a.key, f, subj, nil, m.Data, request)
+			if want := slices.Contains(c.in, class); (parsed == nil) != want || (signed == nil) != want {
+				t.Errorf("%s in a %q of %q: got %v from Parse and %v from Sign, want it taken: %v", c.says, class, c.payload, parsed, signed, want)
+			}
+			for _, err := range []error{parsed, signed} {
+				if err != nil {
+					wantReason(t, err, denial.BadEnvelope)
+				}
 			}
 		}
 	}
@@ -271,7 +353,7 @@ func TestEpochsAndParts(t *testing.T) {
 			t.Errorf("%v covers %v: got %v", c.e, now, got)
 		}
 	}
-	for want, p := range map[string]envelope.Part{"3": {Number: 3}, "7/7": {Number: 7, Last: true}, "1/1": {Number: 1, Last: true}} {
+	for want, p := range map[string]envelope.Part{"3": {Number: 3}, "3+": {Number: 3, More: true}, "7/7": {Number: 7, Last: true}, "1/1": {Number: 1, Last: true}} {
 		if got := p.String(); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
@@ -286,6 +368,12 @@ func FuzzEnvelope(f *testing.F) {
 	for i := range parts(m) {
 		f.Add(strings.Join(slices.Delete(parts(m), i, i+1), ";"))
 	}
+	_, question := fullAsk(f)
+	f.Add(text(question))
+	for i := range parts(question) {
+		f.Add(strings.Join(slices.Delete(parts(question), i, i+1), ";"))
+	}
+	f.Add(strings.Replace(text(m), "part=7/7", "part=7+", 1))
 	f.Add("v=2;x")
 	f.Add("v=1;from=a;key=UA")
 	f.Fuzz(func(t *testing.T, s string) {
@@ -306,30 +394,51 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
-// FuzzSign: whatever signs also parses, verifies, and says the same.
+// FuzzSign: whatever signs also parses, verifies, and says the same, on a subject
+// of every class.
 func FuzzSign(f *testing.F) {
 	a := agent(f, "writer")
-	f.Add(int64(1795408791123), uint64(3), uint64(1), 0, "text/plain", "A-Header", "value", []byte("payload"))
-	f.Add(int64(-1), uint64(1)<<60, uint64(0), 99, "a;err=b", "Mesh-X", " v", []byte(nil))
-	f.Fuzz(func(t *testing.T, ms int64, agentEpoch, instanceEpoch uint64, hop int, ct, name, value string, data []byte) {
+	digest := envelope.BodyOf([]byte("x")).Digest
+	classes := []string{"call", "ask", "reply", "body", "event", "note"}
+	f.Add(uint8(0), int64(1795408791123), uint64(3), uint64(1), 0, "text/plain", "", 0, "", false, "", 0, false, false, "A-Header", "value", []byte("payload"))
+	f.Add(uint8(0), int64(-1), uint64(1)<<60, uint64(0), 99, "a;err=b", "", 0, "", false, "", 0, false, false, "Mesh-X", " v", []byte(nil))
+	f.Add(uint8(1), int64(1795408791123), uint64(3), uint64(1), 0, "text/plain", "AAECAwQFBgcICQoLDA0ODw", limits.Body, digest, true, "", 0, false, false, "A", "v", []byte(nil))
+	f.Add(uint8(1), int64(1795408791123), uint64(3), uint64(1), 0, "", "", 1, "a;enc=x1", false, "", 0, false, false, "A", "v", []byte(nil))
+	f.Add(uint8(2), int64(1795408791123), uint64(3), uint64(1), 0, "", "AAECAwQFBgcICQoLDA0ODw", 0, "", true, "disk-full", 7, true, false, "A", "v", []byte("x"))
+	f.Add(uint8(2), int64(1795408791123), uint64(3), uint64(1), 0, "", "AAECAwQFBgcICQoLDA0ODw", 0, "", true, "", 7, false, true, "A", "v", []byte("x"))
+	f.Add(uint8(3), int64(1795408791123), uint64(3), uint64(1), 0, "", "AAECAwQFBgcICQoLDA0ODw", 0, "", false, "", 1, true, false, "A", "v", []byte("x"))
+	f.Fuzz(func(t *testing.T, class uint8, ms int64, agentEpoch, instanceEpoch uint64, hop int, ct, parent string,
+		size int, sum string, enc bool, code string, part int, last, more bool, name, value string, data []byte) {
 		fields := a.fields()
 		fields.Time = time.UnixMilli(ms)
 		fields.Epoch = envelope.Epoch{Agent: agentEpoch, Instance: instanceEpoch}
-		fields.Hop, fields.ContentType = hop, ct
-		header, digest, err := envelope.Sign(domain, a.key, fields, call, map[string][]string{name: {value}}, data, nil)
+		fields.Hop, fields.ContentType, fields.Parent = hop, ct, parent
+		fields.Body, fields.Enc = envelope.Body{Size: size, Digest: sum}, envelope.Enc(enc)
+		fields.Err, fields.Part = code, envelope.Part{Number: part, Last: last, More: more}
+		kind := classes[int(class)%len(classes)]
+		subj := "mesh." + kind + ".writer.read.logs"
+		var request *envelope.Digest
+		if kind == "reply" || kind == "body" {
+			request = &envelope.Digest{1}
+		}
+		header, digest, err := envelope.Sign(domain, a.key, fields, subj, map[string][]string{name: {value}}, data, request)
 		if err != nil {
 			wantReason(t, err, denial.BadEnvelope, denial.Loop, denial.TooLarge)
 			return
 		}
-		v := a.mustVerify(t, envelope.Message{Subject: call, Header: header, Data: data}, nil)
+		v := a.mustVerify(t, envelope.Message{Subject: subj, Header: header, Data: data}, request)
 		got := v.Fields()
-		if got.Time.UnixMilli() != ms || got.Epoch != fields.Epoch || got.Hop != hop || got.ContentType != ct || v.Digest() != digest {
+		if !got.Time.Equal(fields.Time) || v.Digest() != digest {
+			t.Errorf("got %+v, want %+v", got, fields)
+		}
+		fields.Key, fields.HeaderDigest, fields.Time = got.Key, got.HeaderDigest, got.Time
+		if got != fields {
 			t.Errorf("got %+v, want %+v", got, fields)
 		}
 		if h := v.Header(); len(h) != 1 || h[name][0] != value {
 			t.Errorf("got headers %v, want %q: %q", h, name, value)
 		}
-		if v.Digest() != envelope.Digest(sha256.Sum256(envelope.SignedBytes(domain, call, header[envelope.HeaderEnvelope][0], data, nil))) {
+		if v.Digest() != envelope.Digest(sha256.Sum256(envelope.SignedBytes(domain, subj, header[envelope.HeaderEnvelope][0], data, request))) {
 			t.Error("digest is not that of the signed bytes")
 		}
 	})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
 // scheme begins the value of Mesh-Signature; batchScheme is specified and
@@ -23,22 +24,24 @@ const signatureLen = len(scheme) + 86
 // Sign makes the headers of one message: the application's own (app, which may
 // be nil) and the mesh's two. Fields.Key and Fields.HeaderDigest are filled in.
 // The digest is what a reply to this message is bound to; request is that of the
-// message which this one answers, nil for anything but a reply.
+// message which this one answers, and for a part of a body that of the invitation
+// to send it; nil for anything else.
 //
 // Sign refuses with a denial whatever Parse would refuse at the other side.
 // Afterwards the caller may add HeaderMsgID with the nonce, traceparent and
 // tracestate to the returned map, and must not touch the rest.
-func Sign(trustDomain string, k Signer, f Fields, subject string, app map[string][]string, payload []byte, request *Digest) (map[string][]string, Digest, error) {
+func Sign(trustDomain string, k Signer, f Fields, subj string, app map[string][]string, payload []byte, request *Digest) (map[string][]string, Digest, error) {
 	if !checkDomain(trustDomain) {
 		return nil, Digest{}, fmt.Errorf("envelope: sign: no trust domain")
 	}
-	if err := checkSizes(subject, payload); err != nil {
+	if err := checkSizes(subj, payload); err != nil {
 		return nil, Digest{}, err
 	}
-	if subject == "" {
+	if subj == "" {
 		return nil, Digest{}, malformed("no subject")
 	}
-	if err := binding(subject, request); err != nil {
+	class := subject.ClassOf(subj)
+	if err := binding(class, request); err != nil {
 		return nil, Digest{}, err
 	}
 	key := k.PublicKey()
@@ -57,7 +60,7 @@ func Sign(trustDomain string, k Signer, f Fields, subject string, app map[string
 	if err := validate(&f); err != nil {
 		return nil, Digest{}, err
 	}
-	if err := checkReplyFields(&f, request != nil); err != nil {
+	if err := checkClass(&f, class, payload); err != nil {
 		return nil, Digest{}, err
 	}
 	if err := checkHops(&f); err != nil {
@@ -65,7 +68,7 @@ func Sign(trustDomain string, k Signer, f Fields, subject string, app map[string
 	}
 	var room [limits.Envelope + signatureLen]byte
 	text := appendText(room[:0], &f)
-	signed := appendSigned(make([]byte, 0, signedRoom), trustDomain, subject, text, payload, request)
+	signed := appendSigned(make([]byte, 0, signedRoom), trustDomain, subj, text, payload, request)
 	sig, err := k.Sign(signed)
 	if err != nil {
 		return nil, Digest{}, fmt.Errorf("envelope: sign: %w", err)
@@ -111,14 +114,27 @@ func checkSizes(subj string, payload []byte) error {
 	return nil
 }
 
-// checkReplyFields: err and part are said by replies only, and a reply names the
-// request that caused it.
-func checkReplyFields(f *Fields, isReply bool) error {
+// checkClass: some fields mean something in messages of some classes only, and
+// there is no class in which they may mean something else.
+func checkClass(f *Fields, class subject.Class, payload []byte) error {
+	isReply, isBody, isAsk := class == subject.Reply, class == subject.Body, class == subject.Ask
 	switch {
-	case !isReply && (f.Err != "" || !f.Part.IsZero()):
-		return malformed("err or part on a message that is no reply")
-	case isReply && f.Parent == "":
-		return malformed("a reply without parent")
+	case f.Err != "" && !isReply:
+		return malformed("err on a message that is no reply")
+	case !f.Part.IsZero() && !isReply && !isBody:
+		return malformed("part on a message that is neither a reply nor of a body")
+	case f.Part.More && !isReply:
+		return malformed("part of a body that is a piece of something")
+	case f.Parent == "" && (isReply || isBody):
+		return malformed("a reply, or a part of a body, without parent")
+	case f.Part.IsZero() && isBody:
+		return malformed("a body without part")
+	case !f.Body.IsZero() && !isAsk && class != subject.Call:
+		return malformed("body on a message that is no request")
+	case !f.Body.IsZero() && len(payload) > 0:
+		return malformed("body on a request that has a payload")
+	case bool(f.Enc) && !isAsk && !isReply:
+		return malformed("enc on a message that is neither an ask nor a reply")
 	}
 	return nil
 }

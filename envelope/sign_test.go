@@ -97,6 +97,35 @@ func TestSignRefusesWhatNobodyWouldAccept(t *testing.T) {
 		"long content type":     {func(i *in) { i.f.ContentType = strings.Repeat("a", limits.ContentType+1) }, denial.BadEnvelope},
 		"error on a call":       {func(i *in) { i.f.Err = "no" }, denial.BadEnvelope},
 		"part on a call":        {func(i *in) { i.f.Part.Number = 1 }, denial.BadEnvelope},
+		"piece on a call":       {func(i *in) { i.f.Part = envelope.Part{Number: 1, More: true} }, denial.BadEnvelope},
+		"empty body":            {func(i *in) { i.f.Body = envelope.BodyOf(nil) }, denial.BadEnvelope},
+		"body of nothing":       {func(i *in) { i.f.Body.Digest = envelope.BodyOf(nil).Digest }, denial.BadEnvelope},
+		"body without digest":   {func(i *in) { i.f.Body.Size = 1 }, denial.BadEnvelope},
+		"negative body":         {func(i *in) { i.f.Body = envelope.BodyOf([]byte("x")); i.f.Body.Size = -1 }, denial.BadEnvelope},
+		"huge body":             {func(i *in) { i.f.Body = envelope.BodyOf([]byte("x")); i.f.Body.Size = limits.Body + 1 }, denial.BadEnvelope},
+		"field in body":         {func(i *in) { i.f.Body = envelope.Body{Size: 1, Digest: "a;err=b"} }, denial.BadEnvelope},
+		"body and payload":      {func(i *in) { i.f.Body, i.payload = envelope.BodyOf([]byte("x")), []byte("x") }, denial.BadEnvelope},
+		"sealed for anybody":    {func(i *in) { i.f.Enc = envelope.X1 }, denial.BadEnvelope},
+		"last and going on": {func(i *in) {
+			i.subject, i.request, i.f.Parent = "mesh.reply.a.b.c.d", digest, i.f.Nonce
+			i.f.Part = envelope.Part{Number: 1, Last: true, More: true}
+		}, denial.BadEnvelope},
+		"going on from nowhere": {func(i *in) {
+			i.subject, i.request, i.f.Parent = "mesh.reply.a.b.c.d", digest, i.f.Nonce
+			i.f.Part = envelope.Part{More: true}
+		}, denial.BadEnvelope},
+		"body part without part": {func(i *in) {
+			i.subject, i.request, i.f.Parent = "mesh.body.a.b.c.d", digest, i.f.Nonce
+		}, denial.BadEnvelope},
+		"body part without invitation": {func(i *in) {
+			i.subject, i.f.Parent, i.f.Part.Number = "mesh.body.a.b.c.d", i.f.Nonce, 1
+		}, denial.UnmatchedReply},
+		"body part for nothing": {func(i *in) {
+			i.subject, i.request, i.f.Parent, i.f.Part.Number = "mesh.body.a.b.c.d", &envelope.Digest{}, i.f.Nonce, 1
+		}, denial.UnmatchedReply},
+		"body part without parent": {func(i *in) {
+			i.subject, i.request, i.f.Part.Number = "mesh.body.a.b.c.d", digest, 1
+		}, denial.BadEnvelope},
 		"request with a call":   {func(i *in) { i.request = digest }, denial.WrongSubject},
 		"reply without request": {func(i *in) { i.subject = "mesh.reply.a.b.c.d"; i.f.Parent = i.f.Nonce }, denial.UnmatchedReply},
 		"reply to nothing": {func(i *in) {
@@ -135,11 +164,18 @@ func TestSignRefusesWhatNobodyWouldAccept(t *testing.T) {
 func TestSignAtTheLimits(t *testing.T) {
 	caller, a := agent(t, "writer"), agent(t, strings.Repeat("a", agentid.MaxLen))
 	f := a.fields()
-	f.Token, f.OnBehalf = envelope.Digest{1}.String(), envelope.Digest{2}.String()
+	principals := make([]string, limits.Behalf)
+	for i := range principals {
+		principals[i] = envelope.Digest{byte(i + 2)}.String()
+	}
+	f.Token, f.OnBehalf = envelope.Digest{1}.String(), strings.Join(principals, ".")
 	f.Hop, f.Deadline, f.Parent = limits.Hops, limits.Budget, f.Nonce
 	f.Epoch = envelope.Epoch{Agent: 1<<53 - 1, Instance: 1<<53 - 1}
 	f.ContentType = strings.Repeat("a", limits.ContentType)
-	f.Err = strings.Repeat("e", limits.ErrorCode)
+	f.Time = time.UnixMilli(1<<53 - 1)
+	question := f
+	question.Body, question.Enc = envelope.Body{Size: limits.Body, Digest: envelope.Digest{3}.String()}, envelope.X1
+	f.Enc, f.Err = envelope.X1, strings.Repeat("e", limits.ErrorCode)
 	f.Part = envelope.Part{Number: limits.Parts, Last: true}
 	app := map[string][]string{"A": {strings.Repeat("v", limits.AppHeaderBytes-limits.AppHeaders)}}
 	for range limits.AppHeaders - 1 {
@@ -150,10 +186,14 @@ func TestSignAtTheLimits(t *testing.T) {
 	if got := a.mustVerify(t, m, &request).Header(); fmt.Sprint(got) != fmt.Sprint(app) {
 		t.Error("headers at the limit do not survive")
 	}
-	// Every field is at its longest but ts, which gains three digits by the year
-	// 287396: whatever passes field by field fits.
-	if got := len(text(m)) + 3; got > limits.Envelope {
-		t.Errorf("the longest envelope has %d bytes, of %d", got, limits.Envelope)
+	// Every field that a reply can have is at its longest, and so is every field of
+	// a request: whatever passes field by field fits.
+	q, _ := a.sign(t, question, "mesh.ask."+a.id.String()+".writer.read.logs", app, "", nil)
+	a.mustVerify(t, q, nil)
+	for _, got := range []int{len(text(m)), len(text(q))} {
+		if got > limits.Envelope {
+			t.Errorf("the longest envelope has %d bytes, of %d", got, limits.Envelope)
+		}
 	}
 }
 

@@ -18,7 +18,8 @@ const signedLine = "sealmesh-envelope-v1\n"
 const signedRoom = 1024
 
 // Digest is the SHA-256 of the signed bytes of one message. It is what the
-// replies to a request are bound to.
+// replies to a request are bound to, and the body of a request to the invitation
+// to send it.
 type Digest [sha256.Size]byte
 
 // String returns the digest in base64url.
@@ -27,16 +28,16 @@ func (d Digest) String() string { return b64.EncodeToString(d[:]) }
 // IsZero reports whether d is nobody's digest.
 func (d Digest) IsZero() bool { return d == Digest{} }
 
-// binding checks that a reply, and nothing else, comes with the request that it
-// answers. Without the check a receiver that forgot the request would take any
-// reply of the right signer for its own.
-func binding(subj string, request *Digest) error {
-	isReply := subject.ClassOf(subj) == subject.Reply
+// binding checks that a reply, or a part of a body, and nothing else, comes with
+// the message that it answers. Without the check a receiver that forgot the request
+// would take any reply of the right signer for its own.
+func binding(class subject.Class, request *Digest) error {
+	answers := class == subject.Reply || class == subject.Body
 	switch {
-	case isReply && (request == nil || request.IsZero()):
-		return denial.New(denial.UnmatchedReply, "a reply without the request that it answers")
-	case !isReply && request != nil:
-		return denial.New(denial.WrongSubject, "subject %.120q is not one for replies", subj)
+	case answers && (request == nil || request.IsZero()):
+		return denial.New(denial.UnmatchedReply, "a %s without the message that it answers", class)
+	case !answers && request != nil:
+		return denial.New(denial.WrongSubject, "a message of class %.40q answers nothing", class)
 	}
 	return nil
 }

@@ -85,7 +85,7 @@ func seeds(t testing.TB) []seed {
 		out = append(out, seed{v.TrustDomain, v.Message.Subject, joinHeaders(v.Message.Headers), v.Message.Payload, request})
 		return err
 	})
-	if err != nil || len(out) < 700 {
+	if err != nil || len(out) < 1000 {
 		t.Fatalf("found %d messages: %v", len(out), err)
 	}
 	return out

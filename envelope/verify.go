@@ -9,10 +9,11 @@ import (
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
 // Verified is a message that the named key signed for this subject, payload and
-// trust domain (and, for a reply, for this request). It says who sent it, not
+// trust domain (and, for a reply or a part of a body, as an answer to this message). It says who sent it, not
 // that the sender may: standing, authority and replay are checked beside it.
 // Only Verify makes one; of the zero Verified and of nil every getter gives
 // nothing.
@@ -24,7 +25,8 @@ type Verified struct {
 
 // Verify checks the signature. The key must come from the registry's record of
 // the instance and must be the one that the envelope names; request is the
-// digest of the request that the message answers, nil for anything but a reply.
+// digest of the message that this one answers: of the request for a reply, of the
+// invitation for a part of a body, nil for anything else.
 // Refusals: UnlistedKey, UnmatchedReply, WrongSubject, BadSignature, BadEnvelope.
 func (u *Unverified) Verify(trustDomain string, key ed25519.PublicKey, request *Digest) (*Verified, error) {
 	if !checkDomain(trustDomain) {
@@ -33,7 +35,7 @@ func (u *Unverified) Verify(trustDomain string, key ed25519.PublicKey, request *
 	if !bytes.Equal(key, u.key[:]) {
 		return nil, denial.New(denial.UnlistedKey, "key %s is not the listed one", u.fields.Key)
 	}
-	if err := binding(u.msg.Subject, request); err != nil {
+	if err := binding(subject.ClassOf(u.msg.Subject), request); err != nil {
 		return nil, err
 	}
 	var room [signedRoom]byte

@@ -161,6 +161,52 @@ func TestReplyAnswersItsOwnRequestOnly(t *testing.T) {
 	wantReason(t, err, denial.WrongSubject)
 }
 
+// The payload of a request is bound to the invitation as the answer is to the
+// request: a handler that was invited to nothing takes nothing.
+func TestBodyAnswersItsOwnInvitationOnly(t *testing.T) {
+	caller, handler := agent(t, "writer"), agent(t, "reader")
+	f := caller.fields()
+	f.Body = envelope.BodyOf([]byte("tail"))
+	_, asked := caller.sign(t, f, call, nil, "", nil)
+	invite := func() (string, envelope.Digest) {
+		r := handler.fields()
+		r.Nonce, r.Parent, r.Part.Number = envelope.NewNonce(), f.Nonce, 1
+		m, digest := handler.sign(t, r, replyTo(caller, f.Nonce), nil, "", &asked)
+		if got := handler.mustVerify(t, m, &asked).Digest(); got != digest {
+			t.Fatalf("got %s from Verify, %s from Sign", got, digest)
+		}
+		return r.Nonce, digest
+	}
+	nonce, one := invite()
+	_, two := invite()
+	b := caller.fields()
+	b.Nonce, b.Parent, b.Part = envelope.NewNonce(), nonce, envelope.Part{Number: 1, Last: true}
+	m, _ := caller.sign(t, b, bodyTo(caller, handler, nonce), nil, "tail", &one)
+	v := caller.mustVerify(t, m, &one)
+	if err := envelope.BodyStream(f).Next(v); err == nil {
+		t.Error("a request that was never signed has a body")
+	}
+
+	_, err := caller.verify(m, &two)
+	wantReason(t, err, denial.BadSignature)
+	_, err = caller.verify(m, &asked) // the request is not the invitation
+	wantReason(t, err, denial.BadSignature)
+	for _, none := range []*envelope.Digest{nil, {}} {
+		_, err = caller.verify(m, none)
+		wantReason(t, err, denial.UnmatchedReply)
+	}
+	moved := m
+	moved.Subject = bodyTo(caller, handler, envelope.NewNonce())
+	_, err = mustParse(t, moved).CheckSubject(subject.Default())
+	wantReason(t, err, denial.WrongSubject)
+	_, err = caller.verify(moved, &one)
+	wantReason(t, err, denial.BadSignature)
+	// What was signed for one direction is nothing in the other.
+	moved.Subject = replyTo(handler, nonce)
+	_, err = caller.verify(moved, &one)
+	wantReason(t, err, denial.BadSignature)
+}
+
 // Attack 23: headers that nobody signed go no further.
 func TestOnlyCoveredHeadersAreHandedOn(t *testing.T) {
 	a := agent(t, "writer")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,10 +37,18 @@ type Reply struct {
 // more than the buffer holds at a time.
 type pending struct {
 	replies chan *nats.Msg
+	bytes   atomic.Int64  // in replies
+	dropped atomic.Bool   // some were: there were too many
 	nobody  chan struct{} // the server says that nobody listens
+	parting bool          // whoever waits for it now forgets it
 }
 
-const pendingReplies = 2 * streamParts
+// What one call may have waiting for it: what a sender may have under way, and once
+// more of two connections of a rotation.
+const (
+	pendingReplies = 2 * streamParts
+	pendingBytes   = 2 * (streamBytes + limits.Payload)
+)
 
 // Call asks whoever handles the scope, or one agent (To), and returns its
 // verified answer.
@@ -175,14 +184,22 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	m.pending[f.Nonce] = p
 	m.mu.Unlock()
 	defer func() {
-		m.mu.Lock()
-		delete(m.pending, f.Nonce)
-		m.mu.Unlock()
+		if !p.parting {
+			m.noLonger(f.Nonce)
+		}
 	}()
+	r := newReception(m, want, c, rec, msg, f.Time)
 	if err := m.conn().PublishMsg(msg); err != nil {
 		return nil, unsent(err)
 	}
-	return m.await(ctx, p, want, c, rec)
+	return r.await(ctx, p)
+}
+
+// noLonger has no more replies of a call taken.
+func (m *Mesh) noLonger(nonce string) {
+	m.mu.Lock()
+	delete(m.pending, nonce)
+	m.mu.Unlock()
 }
 
 // patient bounds how long somebody without a deadline waits for a connection.
@@ -295,10 +312,17 @@ func (m *Mesh) onReply(msg *nats.Msg) {
 		m.unmatched.Add(1)
 		return
 	}
-	select {
-	case p.replies <- msg:
-	default:
-		m.log.Warn().Str("reason", string(denial.RateLimited)).Msg("reply dropped: too many for one call")
+	size := int64(len(msg.Data))
+	if p.bytes.Add(size) <= pendingBytes {
+		select {
+		case p.replies <- msg:
+			return
+		default:
+		}
+	}
+	p.bytes.Add(-size)
+	if !p.dropped.Swap(true) { // one line a call: their number is the sender's choice
+		m.log.Warn().Str("reason", string(denial.RateLimited)).Str("nonce", nonce).Msg("replies dropped: too many for one call")
 	}
 }
 
@@ -333,19 +357,6 @@ func payloadDigest(data []byte) string {
 		return ""
 	}
 	return jws.Digest(string(data))
-}
-
-// refused logs a message that did not get in. What is written of it was not
-// verified, and says so.
-func (m *Mesh) refused(kind audit.Kind, correlation, scope string, msg *nats.Msg, err error) {
-	rec := audit.Record{
-		Kind: kind, Verdict: audit.Refused, Reason: denial.Of(err), Detail: denial.Detail(err),
-		Correlation: correlation, Scope: scope, Subject: clip(msg.Subject), Size: len(msg.Data),
-	}
-	if p, e := m.space.Parse(msg.Subject); e == nil {
-		rec.Sender = p.Sender // the broker vouches for it, nobody signed it
-	}
-	audit.Write(&m.log, rec)
 }
 
 func clip(s string) string {

@@ -127,6 +127,9 @@ func (m *Mesh) usable(ctx context.Context, roots []string) []string {
 // chainFor returns a chain by which the agent holds the scope now. Delegated
 // chains that are worth nothing any more are forgotten on the way.
 func (m *Mesh) chainFor(ctx context.Context, scope capability.Scope) (*capability.Chain, error) {
+	if c, err := m.firstFor(ctx, scope); c != nil || err != nil {
+		return c, err
+	}
 	chains, err := m.chains(ctx)
 	if err != nil {
 		return nil, err
@@ -165,6 +168,49 @@ func (m *Mesh) chainFor(ctx context.Context, scope capability.Scope) (*capabilit
 		return nil, refused
 	}
 	return nil, denial.New(denial.ScopeNotHeld, "%q does not hold %q", m.info.Agent, scope)
+}
+
+// firstFor returns the chain that chainFor would look at first, if that one will
+// do, as it nearly always does: both ends of every call ask, and to put all that
+// was lent in order can take longer than to verify a signature.
+func (m *Mesh) firstFor(ctx context.Context, scope capability.Scope) (*capability.Chain, error) {
+	roots, err := m.roots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := m.link.Load()
+	var first *capability.Chain
+	consider := func(c *capability.Chain) {
+		if c.Has(scope) && l.covers(c.Digest()) && (first == nil || lastFirst(c, first) < 0) {
+			first = c
+		}
+	}
+	for _, d := range roots {
+		if c, err := m.gate.Chain(ctx, d); err == nil {
+			consider(c)
+		}
+	}
+	if first == nil {
+		for _, c := range m.lent(scope) {
+			consider(c)
+		}
+	}
+	if first == nil || first.Check(m.cfg.clock(), m.peers.Directory(ctx)) != nil {
+		return nil, nil
+	}
+	return first, nil
+}
+
+// lent returns the delegated chains that cover a scope, in no order.
+func (m *Mesh) lent(scope capability.Scope) (out []*capability.Chain) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.held {
+		if l.chain.Has(scope) {
+			out = append(out, l.chain)
+		}
+	}
+	return out
 }
 
 // notPresented says why no connection will rest on a chain that is good.

@@ -57,6 +57,9 @@ func Connect(ctx context.Context, opts ...Option) (*Mesh, error) {
 	if m.cfg.onGrant != nil {
 		m.tending.Go(m.tellGrants)
 	}
+	if m.cfg.onRefused != nil {
+		m.tending.Go(m.tellRefusals)
+	}
 	return m, nil
 }
 
@@ -114,6 +117,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		rotated:  make(chan struct{}),
 		wake:     make(chan string, 16),
 		news:     make(chan struct{}, 1),
+		refusals: refusals{queue: make(chan Refusal, refusalsMost)},
 		stopping: make(chan struct{}),
 		closed:   make(chan struct{}),
 	}
@@ -133,13 +137,20 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 	}
 	if m.gate, err = gate.New(gate.Config{
 		Self: info.Agent, TrustDomain: info.TrustDomain, Space: space, Peers: m.peers, Reader: reader,
-		Burner: &gate.NATSBurner{Conn: m.conn}, Seen: seen, Window: envelope.DefaultWindow(), Clock: cfg.clock,
+		Burner: &gate.NATSBurner{Conn: m.conn, Since: m.peers.ReplaySince}, Seen: seen, Window: envelope.DefaultWindow(), Clock: cfg.clock,
 	}); err != nil {
 		return nil, err
 	}
 	m.speaker = &gate.Speaker{
 		Self: info.Agent, Key: key, TrustDomain: info.TrustDomain, Space: space, Clock: cfg.clock,
 		Epoch: func() envelope.Epoch { return *m.epoch.Load() },
+		Since: func() time.Time {
+			since, err := m.peers.ReplayFloor(m.ctx)
+			if err != nil {
+				return m.peers.ReplaySince()
+			}
+			return since
+		},
 	}
 	m.loadHeld()
 	return m, nil

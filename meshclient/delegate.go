@@ -305,7 +305,7 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 		if denial.Of(err) == denial.Replayed && m.recent.isCopy(came) {
 			return
 		}
-		m.refused(audit.Note, "", kind, msg, err)
+		m.refused(audit.Note, v, correlationOf(v), kind, msg, err)
 		return
 	}
 	f := v.Fields()
@@ -331,6 +331,9 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 		m.poke("the control plane asks for it")
 	}
 	audit.Write(&m.log, rec)
+	if rec.Verdict == audit.Refused {
+		m.tellRefused(rec, true)
+	}
 }
 
 // takeDelegation checks a chain that another agent handed over, or that another

@@ -219,7 +219,7 @@ func (m *Mesh) onStored(p *puller, got delivery) (pause time.Duration) {
 		err = denial.New(denial.WrongSubject, "message does not belong to the subscription it came in on")
 	}
 	if err != nil {
-		m.refused(audit.Event, "", "", got.msg, denial.New(denial.WrongSubject, "%w", err))
+		m.refused(audit.Event, nil, "", "", got.msg, denial.New(denial.WrongSubject, "%w", err))
 		m.term(got, denial.WrongSubject)
 		return 0
 	}
@@ -239,7 +239,7 @@ func (m *Mesh) onStored(p *puller, got delivery) (pause time.Duration) {
 	v, err := m.admitStored(ctx, d, t, got)
 	cancel()
 	if err != nil {
-		m.refused(audit.Event, correlationOf(v), t.name, got.msg, err)
+		m.refused(audit.Event, v, correlationOf(v), t.name, got.msg, err)
 		return m.turnAway(d, parsed.Sender, got, err)
 	}
 	d.doubts.over(parsed.Sender, ack.Sequence)

@@ -166,7 +166,7 @@ func outgoing(err error) (code string, payload []byte) {
 		return CodeUnavailable, nil
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrDeadline):
 		return CodeDeadline, nil
-	case errors.Is(err, ErrUnavailable), errors.Is(err, context.Canceled):
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrCallerGone), errors.Is(err, context.Canceled):
 		return CodeUnavailable, nil
 	}
 	return CodeInternal, nil

@@ -128,7 +128,7 @@ func (m *Mesh) onEvent(l *link, t *topic, msg *nats.Msg) {
 		if denial.Of(err) == denial.Replayed && m.recent.isCopy(came) {
 			return // the same message on the second connection of a rotation
 		}
-		m.refused(audit.Event, correlationOf(v), t.name, msg, err)
+		m.refused(audit.Event, v, correlationOf(v), t.name, msg, err)
 		return
 	}
 	m.deliver(t, v, msg, start, &Event{})

@@ -52,7 +52,7 @@ func (r *Request) Send(ctx context.Context, part []byte) error {
 	case len(part) == 0:
 		return nil
 	}
-	return denied(r.work.send(ctx, part))
+	return denied(r.work.send(ctx, r.work.ctx, part))
 }
 
 // limit names those on whose behalf a call is made for the request.
@@ -139,6 +139,7 @@ func (m *Mesh) onRequest(h *handler, class subject.Class, msg *nats.Msg) {
 	select {
 	case h.slots <- struct{}{}:
 	case <-m.ctx.Done():
+		m.serve(h, class, msg) // turns it away
 		m.end()
 		return
 	}
@@ -155,16 +156,21 @@ func (m *Mesh) onRequest(h *handler, class subject.Class, msg *nats.Msg) {
 
 func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
 	start := m.cfg.clock()
-	ctx, cancel := context.WithTimeout(m.ctx, admitTimeout)
+	// Also in a Mesh that closes: who is told that the work was not done may send it
+	// elsewhere, so this one must not pass a second time.
+	ctx, cancel := context.WithTimeout(context.Background(), admitTimeout)
 	v, err := m.gate.Admit(ctx, message(msg), gate.Want{Class: class, Dotted: h.scope.Dotted(), Scope: h.scope})
 	cancel()
 	if err != nil {
+		if denial.Of(err) == denial.Replayed {
+			m.copied(msg)
+		}
 		correlation := ""
 		if v != nil {
 			correlation = v.Fields().Correlation
 			m.refuse(h, v, err)
 		}
-		m.refused(audit.Call, correlation, h.scope.String(), msg, err)
+		m.refused(audit.Call, v, correlation, h.scope.String(), msg, err)
 		return
 	}
 	f := v.Fields()
@@ -173,7 +179,13 @@ func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
 		Sender: f.From, Instance: v.Instance(), Peer: m.info.Agent, Scope: h.scope.String(), Subject: msg.Subject,
 		Chain: f.Token, Payload: payloadDigest(msg.Data), Size: len(msg.Data),
 	}
-	if err := m.carryOut(h, v, start, &rec); err != nil {
+	if m.ctx.Err() != nil {
+		rec.Verdict, rec.Reason = audit.Failed, causeDraining
+		err = m.answer(h, v, gate.Answer{Err: CodeUnavailable, Data: []byte(causeDraining)})
+	} else {
+		err = m.carryOut(h, v, start, &rec)
+	}
+	if err != nil {
 		m.log.Warn().Err(err).Msg("caller could not be told that its answer failed")
 	}
 	rec.Duration = m.cfg.clock().Sub(start)
@@ -208,25 +220,31 @@ func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *
 			answer.Data = []byte(causeDraining)
 		}
 		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Reason(answer.Err), clipText(err.Error())
-		if errors.Is(context.Cause(ctx), ErrCancelled) {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, ErrCancelled):
 			rec.Reason = reasonCancelled
 			return nil // nobody waits for it
+		case errors.Is(cause, ErrCallerGone):
+			rec.Reason = reasonCallerGone
 		}
 	}
 	err = w.finish(answer)
-	if err == nil || errors.Is(err, ErrCancelled) {
+	if err == nil {
 		return nil
 	}
 	rec.Verdict, rec.Reason, rec.Detail = audit.Failed, reasonOf(err), "reply: "+clipText(err.Error())
-	if len(answer.Data) == 0 || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrClosed) {
+	if len(answer.Data) == 0 || errors.Is(err, ErrUnavailable) {
 		return nil
 	}
 	// Too large for the server, for one: the caller should not wait for it.
 	return w.finish(gate.Answer{Err: CodeInternal})
 }
 
-// reasonCancelled stands in the log where a caller no longer waited.
-const reasonCancelled denial.Reason = "cancelled"
+// What stands in the log where a caller no longer waited, or was not there any more.
+const (
+	reasonCancelled  denial.Reason = "cancelled"
+	reasonCallerGone denial.Reason = "caller-gone"
+)
 
 // work runs the application's function; a panic in it is an error of this
 // request alone.
@@ -272,5 +290,11 @@ func (m *Mesh) answer(h *handler, v *envelope.Verified, a gate.Answer) error {
 	if err := m.conn().PublishMsg(reply); err != nil {
 		return unsent(err)
 	}
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.answers.keep(&answer{
+		id: callOf(v), instance: v.Instance(), parts: []openPart{{0, reply, now, now}}, ended: now,
+	}, m.lookAtAnswers)
 	return nil
 }

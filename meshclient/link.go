@@ -376,6 +376,7 @@ func (l *link) onReconnect(*nats.Conn) {
 	l.mu.Unlock()
 	if l.mesh.link.Load() == l {
 		l.mesh.peers.Gap()
+		l.mesh.returned()
 		l.mesh.poke("reconnected")
 	}
 }

@@ -51,6 +51,7 @@ type Mesh struct {
 	pending   map[string]*pending  // calls by nonce
 	works     map[callID]*work     // requests that are worked on
 	cancelled map[callID]cancelled // calls whose turn had not come by then
+	answers   answers              // what was answered lately
 	held      map[string]loan      // delegated chains by digest
 	lenders   map[agentid.ID]bool  // whose records decide about them
 	away      error                // why the agent is away, or nil
@@ -66,8 +67,11 @@ type Mesh struct {
 	atWork    atomic.Int64
 	rotations atomic.Int64  // how often the connection was replaced
 	unmatched atomic.Int64  // replies that nobody waited for
+	returns   atomic.Int64  // how often the connection was there again after it was lost
+	parting   atomic.Int64  // calls that nobody waits for and whose handler is not known yet
 	wake      chan string   // reasons to look after the connection
 	news      chan struct{} // what the agent may do has changed
+	refusals  refusals      // that the application is told of
 	asking    atomic.Bool   // a question to /v1/self is under way
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -213,7 +217,12 @@ func (m *Mesh) Close() error {
 func (m *Mesh) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.closeTimeout)
 	defer cancel()
-	m.link.Load().drainWork(ctx)
+	// Requests that still wait for their turn when the time is over are turned away
+	// in the grace, and their callers told.
+	context.AfterFunc(ctx, m.cancel)
+	late, stop := context.WithTimeout(context.Background(), m.cfg.closeTimeout+lateGrace)
+	defer stop()
+	m.link.Load().drainWork(late)
 	m.link.Load().endPulls(ctx, true)
 	err := m.waitFlight(ctx)
 	m.cancel()

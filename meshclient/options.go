@@ -28,14 +28,16 @@ const (
 var ErrConfig = errors.New("meshclient: configuration")
 
 type config struct {
-	as      string
-	meshDir string
-	log     zerolog.Logger
-	clock   func() time.Time
-	onAway  func(error)
-	onGrant func()
+	as        string
+	meshDir   string
+	log       zerolog.Logger
+	clock     func() time.Time
+	onAway    func(error)
+	onGrant   func()
+	onRefused func(Refusal)
 
 	closeTimeout time.Duration
+	callerLease  time.Duration
 }
 
 // Option configures Connect.
@@ -100,6 +102,7 @@ func configure(opts []Option) (config, error) {
 		clock:   time.Now,
 
 		closeTimeout: DefaultCloseTimeout,
+		callerLease:  callerLease,
 	}
 	if c.meshDir == "" {
 		c.meshDir = "mesh"

@@ -232,7 +232,7 @@ func (p *puller) own(msg *nats.Msg) (delivery, bool) {
 	if err == nil && ack.Stream == subject.EventsStream && ack.Consumer == p.durable.consumer {
 		return delivery{msg, ack}, true
 	}
-	p.link.mesh.refused(audit.Event, "", "", msg,
+	p.link.mesh.refused(audit.Event, nil, "", "", msg,
 		denial.New(denial.ForeignDelivery, "was not handed out by consumer %q: %.160q", p.durable.consumer, msg.Reply))
 	return delivery{}, false
 }

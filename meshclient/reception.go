@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
 )
 
@@ -23,108 +23,86 @@ import (
 // meanwhile.
 const confirmAfter = 100 * time.Millisecond
 
-// heldMost bounds how many parts are kept that came before their turn.
-const heldMost = 2 * streamParts
+// What is kept of parts that came before their turn, at most: as many as a sender
+// may have under way, whose last part knows no bound but that of a message.
+const (
+	heldMost  = openMost
+	heldBytes = streamBytes + limits.Payload
+)
 
-// Stream makes a call and yields the parts of its answer as they come: what the
-// handler sent while it worked ([Request.Send]) and then, with Last set, what it
-// returned. An error ends it and says, like that of [Mesh.Call], why there is no
-// whole answer; without one the answer is whole: every part came, once, in order,
-// of one handler. The call is made when the loop begins, once for each loop, and
-// leaving the loop cancels it. A handler that is faster than the loop waits.
-//
-//	for part, err := range mesh.Stream(ctx, "write:story", prompt) {
-//		if err != nil {
-//			return err
-//		}
-//		os.Stdout.Write(part.Data)
-//	}
-func (m *Mesh) Stream(ctx context.Context, scope string, data []byte, opts ...CallOption) iter.Seq2[*Reply, error] {
-	return func(yield func(*Reply, error) bool) {
-		call, err := m.outgoing(scope, data, opts)
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		call.parts = &parts{ready: make(chan *Reply, heldMost), taken: make(chan struct{}, 1)}
-		var last *Reply
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			last, err = m.call(ctx, call)
-		}()
-		for {
-			part, ok := call.parts.next(done)
-			if !ok {
-				break
-			}
-			if !yield(part, nil) {
-				cancel()
-				<-done // its log line is written, and the handler told
-				return
-			}
-		}
-		yield(last, err)
-	}
-}
-
-// parts is what came and was not taken by the application yet.
-type parts struct {
-	ready chan *Reply
-	taken chan struct{}
-}
-
-// next returns the next part; false says that no more than the end is left.
-func (p *parts) next(done <-chan struct{}) (*Reply, bool) {
-	select {
-	case part := <-p.ready:
-		p.took()
-		return part, true
-	case <-done:
-	}
-	select { // all that came before the end
-	case part := <-p.ready:
-		return part, true
-	default:
-		return nil, false
-	}
-}
-
-func (p *parts) took() {
-	select {
-	case p.taken <- struct{}{}:
-	default:
-	}
-}
+// After silenceFor without a word of a handler that is known to work, its caller
+// asks for what it may have missed. A call of which nothing was heard at all is
+// asked for only where its own connection broke, and askMost times.
+const (
+	silenceFor = 3 * signEvery
+	askMost    = 3
+)
 
 // reception is the answer to one call while it comes. It is used by the goroutine
 // that made the call.
 type reception struct {
-	mesh *Mesh
-	want gate.Want
-	call outgoingCall
-	rec  *audit.Record
+	mesh    *Mesh
+	want    gate.Want
+	call    outgoingCall
+	rec     *audit.Record
+	request *nats.Msg
+	sent    time.Time // by the clock of the Mesh
+	returns int64     // of the connection, as far as what was lost was asked for
 
-	stream    envelope.Stream
-	held      map[int]*nats.Msg // parts that came before their turn, by number; nobody has judged them
-	key       string            // whose parts they are, once one came
-	from      agentid.ID
+	stream  envelope.Stream
+	held    map[int]heldPart // parts that came before their turn, by number; nobody has judged them
+	bytes   int              // of those
+	key     string           // whose parts they are, once one came
+	from    agentid.ID
+	refused int
+
 	confirmed int // what the handler was told
 	most      int // and what it may send
-	refused   int
+	soon      *time.Timer
+	promised  bool // soon runs
+	again     *time.Timer
+	asked     int // how often since something came
+}
+
+type heldPart struct {
+	msg *nats.Msg
+	key string
+}
+
+// newReception is made before the request is sent.
+func newReception(m *Mesh, want gate.Want, c outgoingCall, rec *audit.Record, request *nats.Msg, sent time.Time) *reception {
+	return &reception{
+		mesh: m, want: want, call: c, rec: rec, request: request, sent: sent, returns: m.returns.Load(),
+		most: streamParts, from: c.to,
+	}
 }
 
 // await waits for the answer. Whoever is known to work on the call is told when
 // nobody waits for it any more.
-func (m *Mesh) await(ctx context.Context, p *pending, want gate.Want, c outgoingCall, rec *audit.Record) (*Reply, error) {
-	r := &reception{mesh: m, want: want, call: c, rec: rec, most: streamParts, from: c.to}
+func (r *reception) await(ctx context.Context, p *pending) (*Reply, error) {
+	r.soon, r.again = stopped(), stopped()
+	defer r.soon.Stop()
+	defer r.again.Stop()
 	reply, over, err := r.run(ctx, p)
-	if !over && !r.from.IsZero() && r.from != agentid.Control {
-		m.tell(r.from, rec.Correlation, wire.NoteCancel, wire.CancelNote{Request: rec.Nonce})
+	switch {
+	case over || r.want.From == agentid.Control:
+	case !r.from.IsZero():
+		r.cancel()
+	case errors.Is(err, context.Canceled):
+		r.part(p)
 	}
-	return reply, err
+	return reply, r.signedBy(err)
+}
+
+// stopped returns a timer that does not run.
+func stopped() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+func (r *reception) cancel() {
+	r.mesh.tell(r.from, r.rec.Correlation, wire.NoteCancel, wire.CancelNote{Request: r.rec.Nonce})
 }
 
 // run reports beside the result whether the handler has no more to do.
@@ -132,9 +110,6 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 	m, c := r.mesh, r.call
 	idle := time.NewTimer(c.idle)
 	defer idle.Stop()
-	confirm := time.NewTimer(time.Hour)
-	confirm.Stop()
-	defer confirm.Stop()
 	var look <-chan time.Time // at whether the handler was cut, once it is known
 	var taken <-chan struct{}
 	if c.parts != nil {
@@ -147,8 +122,13 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 		if err := m.barred(); err != nil {
 			return nil, false, err
 		}
+		if n := m.returns.Load(); n != r.returns {
+			r.returns, r.asked = n, 0
+			r.ask()
+		}
 		select {
 		case msg := <-p.replies:
+			p.bytes.Add(-int64(len(msg.Data)))
 			count := r.stream.Count()
 			reply, err := r.take(ctx, msg)
 			if reply != nil || err != nil {
@@ -162,16 +142,20 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 					look = ticker.C
 				}
 				idle.Reset(c.idle)
+				r.asked = 0
+				r.again.Reset(silenceFor)
 				if r.stream.Count()-r.confirmed >= streamParts/2 {
 					r.confirm()
 				} else {
-					confirm.Reset(confirmAfter)
+					r.promise()
 				}
 			}
-		case <-confirm.C:
+		case <-r.soon.C:
 			r.confirm()
+		case <-r.again.C:
+			r.ask()
 		case <-taken:
-			if r.room()-r.most >= streamParts/2 {
+			if r.room()-r.most >= streamParts/2 || r.confirmed < r.stream.Count() && !c.parts.full() {
 				r.confirm()
 			}
 		case <-look:
@@ -219,10 +203,18 @@ func (r *reception) take(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 			return reply, err
 		}
 		next := r.stream.Count() + 1
-		msg = r.held[next]
-		delete(r.held, next)
+		msg = r.held[next].msg
+		r.let(next)
 	}
 	return nil, nil
+}
+
+// let forgets a part that is held.
+func (r *reception) let(number int) {
+	if h, ok := r.held[number]; ok {
+		r.bytes -= len(h.msg.Data)
+		delete(r.held, number)
+	}
 }
 
 // early keeps a part whose turn has not come: two connections of a rotation, on
@@ -236,15 +228,26 @@ func (r *reception) early(msg *nats.Msg) bool {
 	if err != nil {
 		return false
 	}
+	// The broker vouches for the name in the subject: nobody else's parts take up
+	// the room of those that are waited for.
+	if _, err := u.CheckSubject(r.mesh.space); err != nil {
+		return false
+	}
 	f := u.UnsafeFields()
-	if f.Part.Number <= r.stream.Count()+1 || r.key != "" && f.Key != r.key {
+	n := f.Part.Number
+	if n <= r.stream.Count()+1 || !r.from.IsZero() && f.From != r.from || r.key != "" && f.Key != r.key {
 		return false
 	}
 	if r.held == nil {
-		r.held = map[int]*nats.Msg{}
+		r.held = map[int]heldPart{}
 	}
-	if _, ok := r.held[f.Part.Number]; ok || len(r.held) < heldMost {
-		r.held[f.Part.Number] = msg
+	before, doubled := r.held[n]
+	bytes := r.bytes + len(msg.Data)
+	if doubled {
+		bytes -= len(before.msg.Data)
+	}
+	if bytes <= heldBytes && (doubled || len(r.held) < heldMost) {
+		r.held[n], r.bytes = heldPart{msg, f.Key}, bytes
 	}
 	return true
 }
@@ -263,16 +266,23 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 		return nil, &brokenStream{err}
 	case denial.Of(err) == denial.Replayed && r.key != "":
 		m.unmatched.Add(1) // it was sent again, or came on both connections of a rotation
-		r.confirm()
+		r.promise()
 		return nil, nil
 	default:
 		// Somebody else's answer, or a forged one: it is logged, and the true one
 		// may still come. Who knows the nonce must not be able to fill the log
 		// with more of them.
 		if r.refused++; r.refused <= pendingReplies {
-			m.refused(audit.Reply, r.rec.Correlation, r.rec.Scope, msg, err)
+			m.refused(audit.Reply, v, r.rec.Correlation, r.rec.Scope, msg, err)
 		}
 		return nil, nil
+	}
+	if r.key == "" {
+		for n, h := range r.held {
+			if h.key != f.Key {
+				r.let(n)
+			}
+		}
 	}
 	r.key, r.from = f.Key, f.From
 	last := whole || f.Part.Last
@@ -293,9 +303,7 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 	if len(reply.Data) == 0 || r.call.parts == nil {
 		return nil, nil // a sign of life, or nobody wants more than the end
 	}
-	select {
-	case r.call.parts.ready <- reply:
-	default:
+	if !r.call.parts.put(reply) {
 		return nil, &brokenStream{denial.New(denial.BrokenStream, "%q sends more than it was given room for", f.From)}
 	}
 	return nil, nil
@@ -316,10 +324,93 @@ func (r *reception) room() int {
 	return n
 }
 
-// confirm tells the handler what came.
+// promise has confirm run soon.
+func (r *reception) promise() {
+	if !r.promised {
+		r.promised = true
+		r.soon.Reset(confirmAfter)
+	}
+}
+
+// confirm tells the handler what came. While the application leaves as many bytes as
+// a sender keeps, nothing more counts as come, so that no more is sent.
 func (r *reception) confirm() {
-	r.confirmed, r.most = r.stream.Count(), max(r.most, r.room())
+	r.promised = false
+	r.soon.Stop()
+	if r.call.parts == nil || !r.call.parts.full() || r.stream.Done() {
+		r.confirmed = r.stream.Count()
+	}
+	r.most = max(r.most, r.room())
 	r.mesh.tell(r.from, r.rec.Correlation, wire.NoteReceived, wire.ReceivedNote{Request: r.rec.Nonce, Parts: r.confirmed, Most: r.most})
+}
+
+// ask asks for what a lost connection may have swallowed. Who is known to work on the
+// call is told what came. Where nothing came the request is sent once more, the very
+// message: whoever took it tells, or answers as before, and one that did not get
+// there gets there now. Its nonce is used up by whoever took it first, so that it is
+// worked on once at most.
+func (r *reception) ask() {
+	m := r.mesh
+	unheard := r.stream.Count() == 0
+	if r.want.From == agentid.Control || unheard && r.asked == askMost {
+		return
+	}
+	if unheard && m.cfg.clock().Sub(r.sent) < limits.Window-limits.Ahead {
+		copied := *r.request
+		copied.Reply = "" // nobody there now does not mean that nobody took it
+		if err := m.conn().PublishMsg(&copied); err != nil {
+			m.log.Debug().Err(err).Msg("a request was not sent again")
+		}
+	}
+	if !r.from.IsZero() {
+		r.confirm()
+	}
+	r.again.Reset(min(signEvery<<min(r.asked, 8), againMost))
+	r.asked++
+}
+
+// Calls that nobody waits for any more while it is not known who took them.
+const (
+	partingMost = 256
+	partingFor  = 30 * time.Second
+)
+
+// part waits, beside its caller who does not, for the first word of whoever took a
+// call to anybody, and tells it that it works in vain.
+func (r *reception) part(p *pending) {
+	m := r.mesh
+	if m.parting.Add(1) > partingMost {
+		m.parting.Add(-1)
+		return
+	}
+	rec, later := *r.rec, *r // its caller goes on with its own
+	r = &later
+	r.rec, r.call.parts = &rec, nil
+	p.parting = m.background(func() {
+		defer m.parting.Add(-1)
+		defer m.noLonger(rec.Nonce)
+		end := time.NewTimer(partingFor)
+		defer end.Stop()
+		for r.from.IsZero() {
+			select {
+			case msg := <-p.replies:
+				p.bytes.Add(-int64(len(msg.Data)))
+				if reply, err := r.take(m.ctx, msg); reply != nil || err != nil {
+					return
+				}
+			case <-p.nobody:
+				return
+			case <-end.C:
+				return
+			case <-m.ctx.Done():
+				return
+			}
+		}
+		r.cancel()
+	})
+	if !p.parting {
+		m.parting.Add(-1)
+	}
 }
 
 // barred returns why the agent will not come back by itself, or nil. What is under

@@ -233,6 +233,7 @@ func (m *Mesh) rotate(ctx context.Context, self *registry.Agent, overlap time.Du
 	m.tended.noteRotation(time.Now())
 	if !old.nc.IsConnected() {
 		m.peers.Gap() // the feed went on without a listener
+		m.returned()
 	}
 	if fresh.nc.IsConnected() {
 		m.setAway(nil)

@@ -166,6 +166,11 @@ func (s *Store) each(ctx context.Context, bucket, filter string, f func(key stri
 	if err != nil {
 		return err
 	}
+	return s.eachOf(ctx, bucket, keys, f)
+}
+
+// eachOf is each for keys that the caller knows.
+func (s *Store) eachOf(ctx context.Context, bucket string, keys []string, f func(key string, value []byte) error) error {
 	values, errs := make([][]byte, len(keys)), make([]error, len(keys))
 	var next atomic.Int64
 	var wg sync.WaitGroup

@@ -51,6 +51,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	floors map[string]floor // by key of a record
+	gone   map[string]bool  // instances that never come back, by key of their record
 	tick   Tick             // the highest incarnation and replay time seen
 }
 
@@ -73,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	s := &Store{cfg: cfg, js: js, floors: map[string]floor{}}
+	s := &Store{cfg: cfg, js: js, floors: map[string]floor{}, gone: map[string]bool{}}
 	for _, b := range []jetstream.KeyValueConfig{
 		{
 			Bucket: AgentsBucket, Description: "signed records of agents and instances",

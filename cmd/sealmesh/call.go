@@ -8,8 +8,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/meshclient"
 )
 
@@ -17,6 +19,7 @@ import (
 type callDoc struct {
 	Schema      string           `json:"schema"`
 	From        agentid.ID       `json:"from"`
+	Instance    agentid.Instance `json:"instance"`
 	Scope       capability.Scope `json:"scope"`
 	Correlation string           `json:"correlation"`
 	Nonce       string           `json:"nonce"`
@@ -38,7 +41,12 @@ is a line of its own, the last one with "last": true. Where an error ends them,
 what was printed is not the whole answer.
 
 Without --timeout the call ends when nothing was heard of the handler for two
-minutes, which says every two seconds that it works; with it, at that time.`,
+minutes, which says every two seconds that it works; with it, at that time.
+
+Answers that are refused, somebody else's or forged ones, are told on standard
+error while the true one is waited for; with --json as sealmesh.refused/v1. With
+--json a failure is one document, sealmesh.error/v1, with a code, who answered if
+somebody did, and the correlation ID by which its own log has the rest.`,
 		Args: takes(1, 2, "SCOPE [PAYLOAD|-]"),
 		RunE: func(c *cobra.Command, args []string) error {
 			scope, err := scopeArg(c, args[0])
@@ -66,11 +74,19 @@ func (a *app) call(ctx context.Context, scope capability.Scope, to string, data 
 	ctx, cancel := a.deadline(ctx, 0)
 	defer cancel()
 	log := a.shotLog()
-	m, err := a.connect(ctx, "", log)
+	refused := a.refusals()
+	m, err := a.connect(ctx, "", log, meshclient.OnRefused(func(r meshclient.Refusal) {
+		if r.Class == string(audit.Reply) { // what else the agent is sent is not about the call
+			refused.add(r)
+		}
+	}))
 	if err != nil {
 		return err
 	}
+	defer refused.end()
 	defer leave(m, log)
+	correlation := envelope.NewCorrelation()
+	ctx = meshclient.WithCorrelation(ctx, correlation)
 	var opts []meshclient.CallOption
 	if to != "" {
 		opts = append(opts, meshclient.To(to))
@@ -82,7 +98,7 @@ func (a *app) call(ctx context.Context, scope capability.Scope, to string, data 
 	if stream {
 		for part, err := range m.Stream(ctx, scope.String(), data, opts...) {
 			if err != nil {
-				return a.lacking(err, m.ID(), "--call "+scope.String())
+				return &correlated{a.lacking(err, m.ID(), "--call "+scope.String()), correlation}
 			}
 			if err := a.part(part, scope, start); err != nil {
 				return err
@@ -92,11 +108,11 @@ func (a *app) call(ctx context.Context, scope capability.Scope, to string, data 
 	}
 	reply, err := m.Call(ctx, scope.String(), data, opts...)
 	if err != nil {
-		return a.lacking(err, m.ID(), "--call "+scope.String())
+		return &correlated{a.lacking(err, m.ID(), "--call "+scope.String()), correlation}
 	}
 	if a.json {
 		return writeJSON(a.stdout, callDoc{
-			"sealmesh.call/v1", reply.From, scope, reply.Correlation, reply.Nonce, payloadOf(reply.Data), millis(time.Since(start)),
+			"sealmesh.call/v1", reply.From, reply.Instance, scope, reply.Correlation, reply.Nonce, payloadOf(reply.Data), millis(time.Since(start)),
 		}, true)
 	}
 	return a.raw(reply.Data)

@@ -46,18 +46,33 @@ type command struct {
 func (c *command) handle(ctx context.Context, req *meshclient.Request) ([]byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)
-	cmd.Env = append(inherited(os.Environ()), c.environment(ctx, req)...)
-	cmd.Stdin = bytes.NewReader(req.Data)
+	cmd, complaint := c.prepare(ctx, req)
 	out := &head{most: maxReply, full: func() { cancel(errTooMuch) }}
-	complaint := &tail{most: maxComplaint}
-	cmd.Stdout, cmd.Stderr = out, complaint
-	cmd.WaitDelay = pipeWait
-	ownGroup(cmd)
+	cmd.Stdout = out
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) {
 		endGroup(cmd)
 	}
+	if err := c.outcome(ctx, req, err, complaint); err != nil {
+		return nil, err
+	}
+	return out.b, nil
+}
+
+// prepare makes the process of one request; where its output goes is left open.
+func (c *command) prepare(ctx context.Context, req *meshclient.Request) (*exec.Cmd, *tail) {
+	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)
+	cmd.Env = append(inherited(os.Environ()), c.environment(ctx, req)...)
+	cmd.Stdin = bytes.NewReader(req.Data)
+	complaint := &tail{most: maxComplaint}
+	cmd.Stderr = complaint
+	cmd.WaitDelay = pipeWait
+	ownGroup(cmd)
+	return cmd, complaint
+}
+
+// outcome logs how a command ended, and returns what its caller is told of that.
+func (c *command) outcome(ctx context.Context, req *meshclient.Request, err error, complaint *tail) error {
 	cause := context.Cause(ctx)
 	if err != nil || len(complaint.b) > 0 {
 		e := c.log.Info()
@@ -68,17 +83,17 @@ func (c *command) handle(ctx context.Context, req *meshclient.Request) ([]byte, 
 	}
 	var exit *exec.ExitError
 	switch {
-	case errors.Is(cause, errTooMuch):
-		return nil, &meshclient.Error{Code: codeTooMuch, Message: errTooMuch.Error()}
+	case errors.Is(cause, errTooMuch), errors.Is(cause, errTooManyParts):
+		return &meshclient.Error{Code: codeTooMuch, Message: cause.Error()}
 	case cause != nil:
-		return nil, cause
+		return cause
 	case errors.As(err, &exit):
-		return nil, &meshclient.Error{Code: codeExit, Message: "command ended with " + exit.String()}
+		return &meshclient.Error{Code: codeExit, Message: "command ended with " + exit.String()}
 	case err != nil:
 		// It did not start, or left something behind that keeps its output open.
-		return nil, &meshclient.Error{Code: codeExit, Message: "command could not be run to its end"}
+		return &meshclient.Error{Code: codeExit, Message: "command could not be run to its end"}
 	}
-	return out.b, nil
+	return nil
 }
 
 // environment tells the command about the request. Every variable is set, so

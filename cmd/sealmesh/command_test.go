@@ -42,10 +42,12 @@ func TestFailureOf(t *testing.T) {
 		{denial.New(denial.BadSignature, "x"), 3, "bad-signature", false},
 		{denial.New(denial.WildcardScope, "x"), 2, "wildcard-scope", true},
 		{meshclient.ErrUnavailable, 4, "unavailable", false},
-		{fmt.Errorf("x: %w", meshclient.ErrDeadline), 4, "deadline", false},
+		{fmt.Errorf("%w: reader: %w", meshclient.ErrUnavailable, denial.ReplayUnavailable), 4, "replay-unavailable", true},
+		{fmt.Errorf("x: %w", meshclient.ErrDeadline), 4, "deadline", true},
 		{fmt.Errorf("%w: %w", meshclient.ErrUnavailable, denial.BadRecord), 4, "unavailable", false},
-		{context.DeadlineExceeded, 4, "deadline", false},
-		{context.Canceled, 1, "interrupted", false},
+		{fmt.Errorf("%w: %w", meshclient.ErrUnavailable, denial.Revoked), 4, "unavailable", false},
+		{context.DeadlineExceeded, 4, "deadline", true},
+		{context.Canceled, 1, "interrupted", true},
 		{&meshclient.Error{Code: "app-full", Message: "no room"}, 1, "app-full", false},
 		{&absent{&meshclient.Denied{Reason: denial.UnlistedAgent}}, 1, "unlisted-agent", true},
 	} {
@@ -209,5 +211,89 @@ func TestSuggestQuotes(t *testing.T) {
 	a := &app{mesh: "it's here", getenv: func(string) string { return "" }}
 	if got, want := a.suggest("status"), `sealmesh status --mesh 'it'\''s here'`; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// What a command prints is sent as it is printed, whole characters at a time, and
+// waits where nobody takes it. Its end is that of the command.
+func TestPipe(t *testing.T) {
+	pipes := func() (*pipe, *os.File) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close(); w.Close() })
+		return &pipe{f: r}, w
+	}
+	write := func(w *os.File, s string) {
+		if _, err := w.WriteString(s); err != nil {
+			t.Error(err)
+		}
+	}
+	p, w := pipes()
+	parts, result := make(chan string), make(chan error, 1)
+	take := func(b []byte) error { parts <- string(b); return nil }
+	go func() { result <- p.copy(take) }()
+	for _, s := range []struct{ written, sent string }{{"a\n", "a\n"}, {"b\xe2\x82", "b"}, {"\xac!", "€!"}, {"\xffx", "\xffx"}} {
+		write(w, s.written)
+		if got := <-parts; got != s.sent {
+			t.Errorf("%q: got %q, want %q", s.written, got, s.sent)
+		}
+	}
+	// The command ends while nobody takes what it printed, for longer than its
+	// output is waited for.
+	write(w, "late")
+	write(w, strings.Repeat("x", partMost))
+	p.end()
+	time.Sleep(pipeWait + 100*time.Millisecond)
+	w.Close()
+	for n := len("late") + partMost; n > 0; {
+		select {
+		case got := <-parts:
+			n -= len(got)
+		case err := <-result:
+			t.Fatalf("got %v with %d bytes left", err, n)
+		}
+	}
+	if err := <-result; err != nil {
+		t.Errorf("got %v, want the end", err)
+	}
+
+	// Something holds the output open.
+	p, _ = pipes()
+	p.end()
+	if err := p.copy(take); !errors.Is(err, errLeftBehind) {
+		t.Errorf("got %v, want that something was left behind", err)
+	}
+	// And prints on and on.
+	p, w = pipes()
+	p.end()
+	go func(w *os.File) {
+		for {
+			if _, err := w.WriteString(strings.Repeat("y", partMost)); err != nil {
+				return
+			}
+		}
+	}(w)
+	if err := p.copy(func([]byte) error { return nil }); !errors.Is(err, errLeftBehind) {
+		t.Errorf("got %v, want that something was left behind", err)
+	}
+	// The time for what is left begins when it is asked for, however late.
+	p, w = pipes()
+	write(w, "late")
+	w.Close()
+	if err := p.f.SetReadDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	late := ""
+	time.AfterFunc(50*time.Millisecond, p.end)
+	if err := p.copy(func(b []byte) error { late += string(b); return nil }); err != nil || late != "late" {
+		t.Errorf("got %q, %v, want all of it", late, err)
+	}
+	// Nobody takes it any more.
+	p, w = pipes()
+	write(w, "z")
+	if err := p.copy(func([]byte) error { return meshclient.ErrCancelled }); !errors.Is(err, meshclient.ErrCancelled) {
+		t.Errorf("got %v, want why", err)
 	}
 }

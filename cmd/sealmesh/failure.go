@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/meshclient"
 )
@@ -29,6 +30,13 @@ const (
 	codeUnavailable = "unavailable"
 	codeDeadline    = "deadline"
 	codeInterrupted = "interrupted"
+)
+
+// The causes of unavailable that are told apart: nobody handles the scope, and
+// nothing was done; or the handler was closing.
+const (
+	causeNobody   = "nobody"
+	causeDraining = "draining"
 )
 
 // usageError says that the command line is wrong.
@@ -59,6 +67,15 @@ type said struct{ code int }
 
 func (e *said) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// correlated is an error of a call or an event with the ID by which the logs of all
+// who had to do with it have the rest.
+type correlated struct {
+	error
+	correlation string
+}
+
+func (e *correlated) Unwrap() error { return e.error }
+
 // absent says that what an operation is about does not exist. The registry calls
 // that unlisted, and for an agent that is unlisted itself it is a denial.
 type absent struct{ error }
@@ -85,6 +102,11 @@ type failure struct {
 	Hint      string `json:"hint,omitempty"`
 	Denial    string `json:"denial,omitempty"`
 	Retryable bool   `json:"retryable"`
+
+	Cause       string           `json:"cause,omitempty"` // what unavailable means
+	Correlation string           `json:"correlation,omitempty"`
+	From        agentid.ID       `json:"from,omitzero"` // who answered, or took the call
+	Instance    agentid.Instance `json:"instance,omitzero"`
 }
 
 // failureOf sorts an error. What the caller may do about it decides, so a
@@ -116,25 +138,34 @@ func failureOf(err error) failure {
 		f.exit, f.Code = exitUnavailable, codeDeadline
 		f.suggest("the work may or may not have been done; --timeout gives it more time")
 	case errors.Is(err, meshclient.ErrNobody):
-		f.exit, f.Code = exitUnavailable, codeUnavailable
+		f.exit, f.Code, f.Cause = exitUnavailable, codeUnavailable, causeNobody
 		f.suggest("nothing was done; sealmesh agent ls shows who is online")
 	case errors.Is(err, meshclient.ErrDraining):
-		f.exit, f.Code = exitUnavailable, codeUnavailable
+		f.exit, f.Code, f.Cause = exitUnavailable, codeUnavailable, causeDraining
 		f.suggest("the handler was closing and did not finish the work")
 	case errors.Is(err, meshclient.ErrUnavailable):
 		f.exit, f.Code = exitUnavailable, codeUnavailable
+		if r := denial.Of(err); exitOf(r) == exitUnavailable {
+			f.refused(r) // what could not be decided is known
+		}
 	case denial.Of(err) != "":
 		f.refused(denial.Of(err))
 	case errors.As(err, &app):
 		f.Code = app.Code
 	case errors.Is(err, context.Canceled):
 		f.Code, f.Message = codeInterrupted, "interrupted"
+		f.suggest("nobody waits for it any more; what was begun may have been done")
 	}
 	var none *absent
 	if errors.As(err, &none) {
 		f.exit, f.Hint = exitFailed, denial.Hint(denial.NotFound)
 	}
 	f.Retryable = f.exit == exitUnavailable
+	var tree *correlated
+	if errors.As(err, &tree) {
+		f.Correlation = tree.correlation
+	}
+	f.From, f.Instance, _ = meshclient.Answered(err)
 	return f
 }
 
@@ -146,19 +177,24 @@ func (f *failure) suggest(hint string) {
 }
 
 func (f *failure) refused(r denial.Reason) {
-	f.Code, f.exit = string(r), exitDenied
-	switch r {
-	case denial.BadInput, denial.BadPlain, denial.BadScope, denial.WildcardScope, denial.ReservedName:
-		f.exit = exitUsage
-	case denial.AlreadyExists, denial.NotFound, denial.WrongState, denial.QuotaExceeded, denial.TooLarge, denial.Internal:
-		f.exit = exitFailed
-	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale, denial.DeadlinePassed,
-		denial.Overloaded, denial.RateLimited, denial.EpochRaced, denial.Conflict, denial.BrokenStream:
-		f.exit = exitUnavailable
-	}
+	f.Code, f.exit = string(r), exitOf(r)
 	if f.Hint == "" {
 		f.Hint = denial.Hint(r)
 	}
+}
+
+// exitOf is the exit code of a refusal.
+func exitOf(r denial.Reason) int {
+	switch r {
+	case denial.BadInput, denial.BadPlain, denial.BadScope, denial.WildcardScope, denial.ReservedName:
+		return exitUsage
+	case denial.AlreadyExists, denial.NotFound, denial.WrongState, denial.QuotaExceeded, denial.TooLarge, denial.Internal:
+		return exitFailed
+	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale, denial.DeadlinePassed,
+		denial.Overloaded, denial.RateLimited, denial.EpochRaced, denial.Conflict, denial.BrokenStream:
+		return exitUnavailable
+	}
+	return exitDenied
 }
 
 // errorSchema is that of the error document.

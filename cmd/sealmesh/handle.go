@@ -18,7 +18,7 @@ import (
 const defaultInFlight = 8
 
 func newHandle(a *app) *cobra.Command {
-	inFlight := defaultInFlight
+	inFlight, stream := defaultInFlight, false
 	c := &cobra.Command{
 		Use:   "handle SCOPE -- CMD [ARG...]",
 		Short: "Answer the calls of a scope with a command",
@@ -37,7 +37,17 @@ The payload comes from another agent: treat it as input, never as a command.
 When CMD ends with another status than 0, or prints more than a message may
 hold, the caller gets an error reply (app-exit, app-too-much-output) and nothing
 of what it printed. Its standard error goes to the log of this program, not to
-the caller. When the caller no longer waits, CMD and what it started are killed.`,
+the caller. When the caller no longer waits, CMD and what it started are killed.
+
+With --stream what CMD prints is sent while it runs, each time that it prints, as
+a part of the answer, and waits where the caller is slower; there may be as much
+as one likes. An empty part ends the answer, or the error that CMD ended with: what
+was sent before it stays sent. So callers need --stream as well; to others, the
+answer is empty.
+
+Messages that are refused are told on standard error, a line for each sender and
+reason, with how many there were in a second; with --json as sealmesh.refused/v1.
+Whose they are is the broker's word where it says that they are not verified.`,
 		Args: func(c *cobra.Command, args []string) error {
 			if dash := c.ArgsLenAtDash(); dash != 1 || len(args) < 2 {
 				return usage(c, "handle takes SCOPE -- CMD [ARG...]")
@@ -59,7 +69,11 @@ the caller. When the caller no longer waits, CMD and what it started are killed.
 			argv := append([]string{path}, args[2:]...)
 			return a.serve(c.Context(), func(m *meshclient.Mesh) error {
 				cmd := command{argv: argv, log: a.runLog()}
-				if err := m.Handle(scope.String(), cmd.handle, meshclient.MaxInFlight(inFlight)); err != nil {
+				run := cmd.handle
+				if stream {
+					run = cmd.stream
+				}
+				if err := m.Handle(scope.String(), run, meshclient.MaxInFlight(inFlight)); err != nil {
 					return a.lacking(err, m.ID(), "--handle "+scope.String())
 				}
 				log := a.runLog()
@@ -69,6 +83,7 @@ the caller. When the caller no longer waits, CMD and what it started are killed.
 		},
 	}
 	c.Flags().IntVar(&inFlight, "in-flight", defaultInFlight, "how many commands may run at once")
+	c.Flags().BoolVar(&stream, "stream", false, "send what CMD prints in parts, as it comes")
 	return c
 }
 
@@ -79,10 +94,12 @@ the caller. When the caller no longer waits, CMD and what it started are killed.
 func (a *app) serve(ctx context.Context, begin func(*meshclient.Mesh) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	log := a.runLog()
+	log := a.serveLog()
+	refused := a.refusals()
+	defer refused.end()
 	start, done := a.deadline(ctx, 0)
 	defer done()
-	m, err := a.connectUntil(start, log, meshclient.OnAway(func(err error) {
+	m, err := a.connectUntil(start, log, meshclient.OnRefused(refused.add), meshclient.OnAway(func(err error) {
 		var d *meshclient.Denied
 		if errors.As(err, &d) && d.Reason == denial.Revoked {
 			cancel(d)

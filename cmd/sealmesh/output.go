@@ -17,7 +17,7 @@ import (
 
 // writeJSON writes one document and a line break: indented, or on one line.
 func writeJSON(w io.Writer, doc any, indent bool) error {
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(escaping{w})
 	enc.SetEscapeHTML(false)
 	if indent {
 		enc.SetIndent("", "  ")

@@ -54,10 +54,10 @@ func (a *app) publish(ctx context.Context, topic string, data []byte) error {
 	defer leave(m, log)
 	start, correlation := time.Now(), envelope.NewCorrelation()
 	if err := m.Publish(meshclient.WithCorrelation(ctx, correlation), topic, data); err != nil {
-		return a.lacking(err, m.ID(), "--publish "+topic)
+		return &correlated{a.lacking(err, m.ID(), "--publish "+topic), correlation}
 	}
 	if err := m.Flush(ctx); err != nil {
-		return err
+		return &correlated{err, correlation}
 	}
 	return a.show(publishDoc{"sealmesh.publish/v1", topic, correlation, len(data), millis(time.Since(start))}, func(w io.Writer) {
 		if a.verbose {

@@ -30,6 +30,7 @@ func newStatus(a *app) *cobra.Command {
 					[]string{"sessions", strconv.Itoa(s.Sessions)},
 					[]string{"servers", listed(s.Servers)},
 					[]string{"monitor", clean(fmt.Sprintf("%s, %d watched, %d held", s.Monitor.State, s.Monitor.Watched, s.Monitor.Held))},
+					[]string{"used nonces", replayed(s.Replay)},
 					[]string{"denials", strconv.FormatUint(s.Denials, 10) + " since the control plane started"},
 					[]string{"revision", strconv.FormatUint(s.Revision, 10)},
 					[]string{"version", orDash(s.Version)},
@@ -38,6 +39,18 @@ func newStatus(a *app) *cobra.Command {
 			})
 		},
 	}
+}
+
+// replayed prints how the store of used nonces is.
+func replayed(r *wire.ReplayView) string {
+	if r == nil {
+		return orDash("")
+	}
+	out := fmt.Sprintf("%d of at most %d", r.Nonces, r.Most)
+	if r.Raises > 0 {
+		out += fmt.Sprintf(", older calls refused %d times, last because %s", r.Raises, r.Reason)
+	}
+	return clean(out)
 }
 
 // tally prints counts by name, the names in order.

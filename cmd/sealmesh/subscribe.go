@@ -39,7 +39,11 @@ With --durable the subscription has a name and outlives the command: the next on
 under that name begins with what was published since the last one ended, in order,
 for as long as the topic keeps it. The topic must be durable (sealmesh topic add).
 An event is acknowledged once it is printed; what could not be printed comes
-again. Several commands under one name share the events.`,
+again. Several commands under one name share the events.
+
+Standard output has what was verified and nothing else. Messages that are refused
+are told on standard error, a line for each sender and reason, with how many there
+were in a second; with --json as sealmesh.refused/v1.`,
 		Args: takes(1, 1, "TOPIC"),
 		RunE: func(c *cobra.Command, args []string) error {
 			topic := args[0]

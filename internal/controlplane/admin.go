@@ -331,6 +331,7 @@ func (p *Plane) status(ctx context.Context) (any, error) {
 		s.Servers = append(s.Servers, id)
 	}
 	slices.Sort(s.Servers)
+	s.Replay = p.replay.view()
 	m := p.monitor.Status()
 	s.Monitor = wire.MonitorView{State: m.State, Watched: m.Watched}
 	if m.Held != nil {

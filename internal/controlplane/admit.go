@@ -22,6 +22,7 @@ func (a *admitter) Admit(ctx context.Context, id agentid.ID, key string, present
 	if id.Reserved() {
 		return authcallout.Admission{}, denial.New(denial.ReservedName, "%q belongs to the mesh itself", id)
 	}
+	p.replayVouched(ctx)
 	inst := agentid.InstanceOf(key)
 	agent, err := p.store.Agent(ctx, id)
 	if err != nil {

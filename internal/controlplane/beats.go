@@ -63,6 +63,7 @@ func (p *Plane) gap() {
 	if p.started.Load() {
 		p.monitor.Gap()
 		p.gate.Peers().Gap()
+		p.replay.soon()
 	}
 }
 

@@ -206,6 +206,8 @@ func costOf(scope capability.Scope) int {
 		return askCostEnd
 	case wire.SelfDurable, wire.SelfDurableEnd:
 		return askCostDurable
+	case wire.SelfInstances:
+		return askCostInstances
 	}
 	return askCost
 }

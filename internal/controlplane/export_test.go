@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -102,3 +103,27 @@ func (p *Plane) EndDurable(ctx context.Context, id agentid.ID, name string) erro
 
 // LookAtDurables is what the control plane does from time to time.
 func (p *Plane) LookAtDurables() { p.durables.soonAll() }
+
+// Clocks compares clocks, and says which one was set ahead.
+type Clocks struct{ c clocks }
+
+func (c *Clocks) Look(before, after time.Duration, server, own time.Time) string {
+	return c.c.look(before, after, server, own)
+}
+
+var (
+	// Lost is lost: whether enough servers were started anew.
+	Lost = lost
+	// Forgets is forgets: by which setting a stream would forget.
+	Forgets = forgets
+)
+
+// AlarmReplay says that a store in this state fills up.
+func (p *Plane) AlarmReplay(ctx context.Context, info *jetstream.StreamInfo) {
+	p.replay.mu.Lock()
+	defer p.replay.mu.Unlock()
+	p.alarmReplay(ctx, info)
+}
+
+// StoredStreams manages the streams of the account STORE.
+func (p *Plane) StoredStreams() jetstream.JetStream { return p.stored }

@@ -25,10 +25,11 @@ const (
 	askRate  = 50 // a second
 	askBurst = 200
 
-	askCost        = 1
-	askCostEnd     = 2  // a cut
-	askCostDurable = 5  // a record on the feed, and consumers
-	askCostRenew   = 25 // a certificate, and a record on the feed
+	askCost          = 1
+	askCostEnd       = 2  // a cut
+	askCostDurable   = 5  // a record on the feed, and consumers
+	askCostInstances = 10 // a page of records, each read by itself
+	askCostRenew     = 25 // a certificate, and a record on the feed
 )
 
 // limiterMost bounds how many sources are told apart.

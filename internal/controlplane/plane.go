@@ -68,11 +68,12 @@ type Plane struct {
 	epochs   epochs  // of the ticks
 	servers  servers // known nats-servers
 	denials  atomic.Uint64
-	asks     *limiter    // of instances about themselves
-	started  atomic.Bool // everything above is set and stays
-	cutting  *cutting    // who is being cut
-	ended    *ended      // connections whose sessions are to be forgotten
-	durables *durables   // consumers of durable subscriptions
+	asks     *limiter     // of instances about themselves
+	started  atomic.Bool  // everything above is set and stays
+	cutting  *cutting     // who is being cut
+	ended    *ended       // connections whose sessions are to be forgotten
+	durables *durables    // consumers of durable subscriptions
+	replay   *replayWatch // the store of used nonces
 
 	departures departures // connections whose end is waited for
 
@@ -90,7 +91,7 @@ func Start(ctx context.Context, cfg Config) (*Plane, error) {
 
 // start is Start with what stands between the callout and the registry.
 func start(ctx context.Context, cfg Config, seam func(authcallout.Registry) authcallout.Registry) (*Plane, error) {
-	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), durables: newDurables(), asks: newLimiter(askRate, askBurst)}
+	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), durables: newDurables(), replay: newReplayWatch(), asks: newLimiter(askRate, askBurst)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if err := p.start(ctx); err != nil {
 		p.shutdown()
@@ -141,6 +142,7 @@ func (p *Plane) start(ctx context.Context) error {
 		return err
 	}
 	p.wg.Go(p.sweep)
+	p.wg.Go(p.watchReplay)
 	p.keepDurables()
 	if p.https, err = p.listen(); err != nil {
 		return err
@@ -235,8 +237,7 @@ func (p *Plane) openStore(ctx context.Context, service nkeys.KeyPair) error {
 	}); err != nil {
 		return err
 	}
-	since, err := p.openStreams(ctx)
-	if err != nil {
+	if err := p.openStreams(ctx); err != nil {
 		return err
 	}
 	xkey, err := mesh.XKey()
@@ -258,38 +259,27 @@ func (p *Plane) openStore(ctx context.Context, service nkeys.KeyPair) error {
 	if err := p.store.Found(ctx, key, curve, founders); err != nil {
 		return err
 	}
-	return p.store.Tick(ctx, 0, since, nil)
+	return p.store.Tick(ctx, 0, p.replay.founded, nil)
 }
 
 // openStreams creates the replay store, the stream of beats and that of durable
-// topics. It returns the
-// time from which replays can be told apart, where that changed: a replay store
-// that was just made remembers nothing of before.
-func (p *Plane) openStreams(ctx context.Context) (time.Time, error) {
+// topics.
+func (p *Plane) openStreams(ctx context.Context) error {
 	var err error
 	if p.stored, err = jetstream.NewWithAPIPrefix(p.ctrl, natsconf.StoreAPI); err != nil {
-		return time.Time{}, fmt.Errorf("controlplane: %w", err)
+		return fmt.Errorf("controlplane: %w", err)
 	}
-	var since time.Time
-	replay := natsconf.Replay(limits.Window, p.cfg.Mesh.Config.Replicas)
-	_, err = p.stored.Stream(ctx, replay.Name)
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		if _, err := p.stored.CreateStream(ctx, replay); err != nil {
-			return time.Time{}, fmt.Errorf("controlplane: replay store: %w", err)
-		}
-		since = p.clock()
-	case err != nil:
-		return time.Time{}, fmt.Errorf("controlplane: replay store: %w", err)
+	if err := p.judgeReplay(ctx); err != nil {
+		return err
 	}
 	js, err := jetstream.New(p.ctrl)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("controlplane: %w", err)
+		return fmt.Errorf("controlplane: %w", err)
 	}
 	if _, err := js.CreateOrUpdateStream(ctx, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
-		return time.Time{}, fmt.Errorf("controlplane: stream of beats: %w", err)
+		return fmt.Errorf("controlplane: stream of beats: %w", err)
 	}
-	return since, p.syncEvents(ctx)
+	return p.syncEvents(ctx)
 }
 
 // startGate makes the door for calls to the control plane and its voice.
@@ -339,7 +329,7 @@ func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
 	td := p.cfg.Mesh.Config.TrustDomain
 	p.gate, err = gate.New(gate.Config{
 		Self: agentid.Control, TrustDomain: td, Space: p.space, Peers: peers, Reader: reader,
-		Burner: &gate.NATSBurner{Conn: conn}, Seen: seen, Window: envelope.DefaultWindow(), Clock: p.clock,
+		Burner: &gate.NATSBurner{Conn: conn, Since: peers.ReplaySince}, Seen: seen, Window: envelope.DefaultWindow(), Clock: p.clock,
 	})
 	if err != nil {
 		return err

@@ -15,7 +15,8 @@ import (
 	"github.com/sealmesh/sealmesh/registry"
 )
 
-// self is what every active agent may ask about itself.
+// self is what every active agent may ask about itself, and about whom it sends
+// to.
 func (p *Plane) self(ctx context.Context, scope string, v *envelope.Verified) (any, error) {
 	from, inst := v.From(), v.Instance()
 	switch scope {
@@ -60,6 +61,12 @@ func (p *Plane) self(ctx context.Context, scope string, v *envelope.Verified) (a
 			return nil, err
 		}
 		return p.renew(ctx, from, inst, req)
+	case wire.SelfInstances:
+		var req wire.InstancesRequest
+		if err := decode(v.Data(), &req); err != nil {
+			return nil, err
+		}
+		return p.instances(ctx, req)
 	}
 	return nil, denial.New(denial.NotFound, "the control plane does not handle %q", scope)
 }

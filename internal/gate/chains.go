@@ -56,7 +56,7 @@ type absent struct {
 func newChains() *chains {
 	return &chains{
 		most: chainsMost, mostBytes: chainBytes,
-		reads: newFlights[*capability.Chain](), kept: map[string]keptChain{}, absent: map[absence]absent{},
+		reads: newFlights[*capability.Chain](readTimeout), kept: map[string]keptChain{}, absent: map[absence]absent{},
 	}
 }
 

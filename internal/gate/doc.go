@@ -19,6 +19,9 @@
 // never go back. When nothing was heard from the control plane for longer than
 // the grace, and a record cannot be read afresh, its agent is refused.
 //
+// To whom a payload is sealed, [Peers.Recipients] says: by a list that the control
+// plane signed for this question, and by what the feed said of each since.
+//
 // Reads are shared by all who wait for the same document. Those that a message
 // causes are charged to the sender for whom the broker vouches: nobody can use up
 // another's share. A read may outlive its caller by two seconds; there is nothing

@@ -16,8 +16,9 @@ import (
 // A burst of messages from a new peer costs one read, not one each, and none of
 // them is refused for the number of the others.
 type flights[T any] struct {
-	mu  sync.Mutex
-	all map[string]*flight[T]
+	within time.Duration // bounds each read
+	mu     sync.Mutex
+	all    map[string]*flight[T]
 }
 
 type flight[T any] struct {
@@ -28,15 +29,17 @@ type flight[T any] struct {
 	next    *flight[T] // for those who need a read that begins later than this one
 }
 
-func newFlights[T any]() *flights[T] { return &flights[T]{all: map[string]*flight[T]{}} }
+func newFlights[T any](within time.Duration) *flights[T] {
+	return &flights[T]{within: within, all: map[string]*flight[T]{}}
+}
 
 // do waits for a read of key, and begins one if none is under way. With later
 // set, one that is under way already is not enough: its answer may be older than
 // what made the caller ask. pay is asked before a read is begun and may refuse
 // it; it is nil where nobody pays. joined says that somebody else began the read.
 //
-// The read does not end with the caller's context, since others wait for it;
-// readTimeout bounds it.
+// The read does not end with the caller's context, since others wait for it; a
+// time of its own bounds it.
 func (s *flights[T]) do(ctx context.Context, key string, later bool, pay func() error, read func(context.Context) (T, error)) (value T, joined bool, err error) {
 	s.mu.Lock()
 	f := s.all[key]
@@ -73,7 +76,7 @@ func (s *flights[T]) do(ctx context.Context, key string, later bool, pay func() 
 
 func (s *flights[T]) fly(ctx context.Context, key string, f *flight[T], read func(context.Context) (T, error)) {
 	for f != nil {
-		c, cancel := context.WithTimeout(ctx, readTimeout)
+		c, cancel := context.WithTimeout(ctx, s.within)
 		f.value, f.err = read(c)
 		cancel()
 		s.mu.Lock()

@@ -13,7 +13,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
-// Config is what a Gate needs; every field is required.
+// Config is what a Gate needs; every field is required but BurnsPerSender.
 type Config struct {
 	Self        agentid.ID
 	TrustDomain string
@@ -24,12 +24,16 @@ type Config struct {
 	Seen        *envelope.Memory
 	Window      envelope.Window
 	Clock       func() time.Time
+	// BurnsPerSender is how many calls and asks of one sender are taken while the
+	// shared store remembers them; 0: limits.BurnsPerSender.
+	BurnsPerSender int
 }
 
 // Gate judges incoming messages. It is safe for concurrent use.
 type Gate struct {
 	cfg    Config
 	chains *chains
+	quota  *quota
 }
 
 // New returns a gate, or an error where anything is missing: a gate without one
@@ -39,7 +43,10 @@ func New(cfg Config) (*Gate, error) {
 		cfg.Burner == nil || cfg.Seen == nil || cfg.Clock == nil || cfg.Window == (envelope.Window{}) {
 		return nil, errors.New("gate: every part of the configuration is required")
 	}
-	return &Gate{cfg: cfg, chains: newChains()}, nil
+	if cfg.BurnsPerSender < 0 {
+		return nil, errors.New("gate: a number of calls must not be negative")
+	}
+	return &Gate{cfg: cfg, chains: newChains(), quota: newQuota(cfg.BurnsPerSender)}, nil
 }
 
 // Peers returns the gate's view of others.
@@ -50,11 +57,11 @@ func (g *Gate) Peers() *Peers { return g.cfg.Peers }
 type Want struct {
 	Class   subject.Class
 	Dotted  string           // the scope, topic or note kind; empty for replies
-	Request *envelope.Digest // replies: the request that it must answer
-	From    agentid.ID       // replies to an ask: who was asked; zero: anybody
+	Request *envelope.Digest // replies: the request that it must answer; bodies: the invitation
+	From    agentid.ID       // replies to an ask: who was asked; zero: anybody; bodies: the caller
 	Scope   capability.Scope // what the sender must hold; zero only where the class needs none
 	Stored  *Stored          // events: how it was pulled; nil: it is live
-	Stream  *envelope.Stream // replies: of which they are parts; nil: a whole reply
+	Stream  *envelope.Stream // replies: of which they are parts; nil: a whole reply; bodies: see BodyStream
 }
 
 // valid refuses a Want that would let in what nobody checked.
@@ -71,8 +78,11 @@ func (w Want) valid() error {
 			return denial.New(denial.Internal, "scope %q is not that of subjects %q", w.Scope, w.Dotted)
 		}
 	}
-	if w.Stream != nil && w.Class != subject.Reply {
-		return denial.New(denial.Internal, "only replies have parts")
+	if w.Stream != nil && w.Class != subject.Reply && w.Class != subject.Body {
+		return denial.New(denial.Internal, "only replies and bodies have parts")
+	}
+	if w.Class == subject.Body && (w.Stream == nil || w.From.IsZero()) {
+		return denial.New(denial.Internal, "a body belongs to a request")
 	}
 	if s := w.Stored; s != nil && (w.Class != subject.Event || s.Consumer == "" || s.Seen == nil) {
 		return denial.New(denial.Internal, "what is stored are events, pulled by a consumer with a memory")
@@ -115,7 +125,7 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 	if w.Class == subject.Call || w.Class == subject.Ask {
 		backing = envelope.SharedStore
 	}
-	if err := g.checkReplay(u, f, w, pulled, backing, now); err != nil {
+	if err := g.checkReplay(ctx, u, f, w, pulled, backing, now); err != nil {
 		return nil, err
 	}
 	v, err := u.Verify(g.cfg.TrustDomain, sender.Key, w.Request)
@@ -124,6 +134,11 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 	}
 	if err := g.authorise(ctx, f, w, q); err != nil {
 		return v, err
+	}
+	if backing == envelope.SharedStore {
+		if err := g.quota.take(f.From, g.cfg.Clock()); err != nil {
+			return v, err
+		}
 	}
 	// The reads may have taken seconds: time, and whether the sender was cut
 	// meanwhile, are looked at again. The nonce of a stored message is used up
@@ -134,7 +149,7 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 		}
 	}
 	if backing == envelope.SharedStore {
-		if err := g.cfg.Burner.Burn(ctx, w.Dotted, f.From, f.Nonce); err != nil {
+		if err := g.burn(ctx, w, f); err != nil {
 			return v, err
 		}
 	}
@@ -144,16 +159,40 @@ func (g *Gate) Admit(ctx context.Context, m envelope.Message, w Want) (*envelope
 	return v, w.part(v)
 }
 
-// checkReplay looks a nonce up. What the shared store may have forgotten does not
-// matter to what is stored: its copies are told by their place in the stream.
-func (g *Gate) checkReplay(u *envelope.Unverified, f envelope.Fields, w Want, pulled subject.Ack, backing envelope.Backing, now time.Time) error {
+// checkReplay looks a nonce up. What the shared store may have forgotten matters
+// to what it decides about, and to nothing else: of what is live otherwise the
+// receiver's own memory knows all since it began, and takes nothing of before.
+// Copies of what is stored are told by their place in the stream.
+func (g *Gate) checkReplay(ctx context.Context, u *envelope.Unverified, f envelope.Fields, w Want, pulled subject.Ack, backing envelope.Backing, now time.Time) error {
 	if w.Stored != nil {
 		return w.Stored.Seen.Seen(u, pulled.Sequence, pulled.Time)
 	}
-	if since := g.cfg.Peers.ReplaySince(); f.Time.Before(since) {
-		return denial.New(denial.Stale, "signed before the time from which replays can be told apart")
+	if backing == envelope.SharedStore {
+		since, err := g.cfg.Peers.ReplayFloor(ctx)
+		if err != nil {
+			return denial.New(denial.ReplayUnavailable, "what the replay store remembers cannot be found out: %w", err)
+		}
+		if err := above(since, f); err != nil {
+			return err
+		}
 	}
 	return g.cfg.Seen.Seen(u, backing, now)
+}
+
+func above(since time.Time, f envelope.Fields) error {
+	if f.Time.Before(since) {
+		return denial.New(denial.Stale, "signed before the time from which replays can be told apart")
+	}
+	return nil
+}
+
+// burn uses a nonce up in the shared store. The store may have been found to be
+// another one while the answer was on its way.
+func (g *Gate) burn(ctx context.Context, w Want, f envelope.Fields) error {
+	if err := g.cfg.Burner.Burn(ctx, w.Dotted, f.From, f.Nonce); err != nil {
+		return err
+	}
+	return above(g.cfg.Peers.ReplaySince(), f)
 }
 
 func (g *Gate) checkSubject(u *envelope.Unverified, f envelope.Fields, w Want) error {
@@ -165,13 +204,13 @@ func (g *Gate) checkSubject(u *envelope.Unverified, f envelope.Fields, w Want) e
 		return denial.New(denial.WrongSubject, "message does not belong to the subscription it came in on")
 	}
 	switch p.Class {
-	case subject.Ask, subject.Note, subject.Reply:
+	case subject.Ask, subject.Note, subject.Reply, subject.Body:
 		if p.Recipient != g.cfg.Self {
 			return denial.New(denial.WrongSubject, "message is for another agent")
 		}
 	}
 	if !w.From.IsZero() && f.From != w.From {
-		return denial.New(denial.WrongResponder, "%q answered what %q was asked", f.From, w.From)
+		return denial.New(denial.WrongResponder, "%q answers where only %q may", f.From, w.From)
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func (p *Peers) observeTick(text string, now time.Time) error {
 	if old != nil {
 		t.ReplaySince = max(t.ReplaySince, old.ReplaySince)
 	}
-	p.tick = t
+	p.tick, p.caught = t, p.gaps
 	p.listed = make(map[agentid.ID]uint64, len(t.Changed))
 	for _, c := range t.Changed {
 		p.listed[c.Agent] = max(p.listed[c.Agent], c.Epoch)
@@ -146,6 +146,7 @@ func (p *Peers) observeRing(text string) error {
 	p.topics.list = nil
 	for _, known := range p.peers {
 		known.agent = nil
+		known.listing = listing{asked: known.listing.asked}
 		for _, i := range known.instances {
 			i.member = nil
 		}
@@ -207,7 +208,7 @@ func (p *Peers) observeRecord(key, text string, reading bool) error {
 	}
 	p.mu.Lock()
 	known := p.peers[id]
-	met := known != nil && (!isInstance || known.instances[inst] != nil)
+	met := known != nil && (!isInstance || known.instances[inst] != nil || known.listing.asked)
 	delete(p.missing, key)
 	p.mu.Unlock()
 	if !met && !reading {
@@ -307,6 +308,9 @@ func (p *Peers) keepInstance(id agentid.ID, inst agentid.Instance, text string, 
 			newer, err := p.admit(&i.doc, r.Epoch, r.Revision, from)
 			if err == nil && r.Epoch == i.epoch && r.Revision == i.revision {
 				i.member = &member{r, pass, key}
+			}
+			if newer {
+				p.unlisted(known, inst)
 			}
 			return newer, err
 		}, nil

@@ -40,7 +40,8 @@ const (
 	ringAgain    = 5 * time.Second // how often an unknown signing key makes the keys be read afresh
 )
 
-// PeersConfig is what Peers needs; all fields are required but FeedGrace.
+// PeersConfig is what Peers needs; all fields are required but FeedGrace and those
+// that may be nil.
 type PeersConfig struct {
 	Roots     []string // pinned authority roots
 	Ring      *capability.Keyring
@@ -51,6 +52,8 @@ type PeersConfig struct {
 	// OnChange hears of every newer record of a known agent that the feed brings
 	// and may be nil. It must not block.
 	OnChange func(agentid.ID)
+	// Instances lists instances for Recipients; nil where nothing is sealed.
+	Instances InstancesFunc
 }
 
 // Peers is what one process knows of the agents it deals with. It is safe for
@@ -64,6 +67,7 @@ type PeersConfig struct {
 type Peers struct {
 	cfg    PeersConfig
 	reads  *flights[struct{}]
+	lists  *flights[struct{}] // of instances, by agent
 	budget *budget
 	stamp  atomic.Uint64 // orders reads, arrivals on the feed, and those who ask
 
@@ -77,6 +81,8 @@ type Peers struct {
 	tick      *registry.Tick
 	listed    map[agentid.ID]uint64 // what the newest tick listed
 	heard     time.Time             // when the last tick arrived
+	gaps      uint64                // how often a tick may have been lost
+	caught    uint64                // of which so many came before the newest tick was read or heard
 	stretch   uint64                // of the feed, without a known gap
 	topics    topics
 }
@@ -97,6 +103,7 @@ type peer struct {
 	agent     *registry.Agent // nil: forgotten, the epoch is not
 	floor     uint64          // a tick said that the epoch is at least this
 	instances map[agentid.Instance]*instance
+	listing   listing
 }
 
 type instance struct {
@@ -141,7 +148,7 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 	}
 	return &Peers{
 		cfg: cfg, ring: cfg.Ring, heard: cfg.Clock(), stretch: 1,
-		reads: newFlights[struct{}](), budget: newBudget(),
+		reads: newFlights[struct{}](readTimeout), lists: newFlights[struct{}](listTimeout), budget: newBudget(),
 		peers:   map[agentid.ID]*peer{},
 		missing: map[string]time.Time{}, named: map[string]agentid.Instance{}, ringSeen: seenIn(cfg.Ring),
 	}, nil
@@ -171,14 +178,59 @@ func (p *Peers) Ring() *capability.Keyring {
 	return p.ring
 }
 
-// ReplaySince is the time before which no message is believed, or the zero time.
+// ReplaySince is the time from which the shared store can tell replays apart, as
+// the newest tick said that came here, or the zero time.
 func (p *Peers) ReplaySince() time.Time {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
+	return p.replaySince()
+}
+
+func (p *Peers) replaySince() time.Time {
 	if p.tick == nil || p.tick.ReplaySince == 0 {
 		return time.Time{}
 	}
 	return time.UnixMilli(p.tick.ReplaySince)
+}
+
+// ReplayFloor is ReplaySince for those who rely on it. Where a tick may have been
+// lost, because the connection was away, the newest one is read first: the store
+// may have lost what it held while nobody was there to hear of it.
+func (p *Peers) ReplayFloor(ctx context.Context) (time.Time, error) {
+	p.mu.RLock()
+	since, current := p.replaySince(), p.caught == p.gaps
+	p.mu.RUnlock()
+	if current {
+		return since, nil
+	}
+	if _, _, err := p.reads.do(ctx, registry.TickKey, true, nil, p.readTick); err != nil {
+		return time.Time{}, err
+	}
+	return p.ReplaySince(), nil
+}
+
+func (p *Peers) readTick(ctx context.Context) (struct{}, error) {
+	p.mu.RLock()
+	gaps := p.gaps
+	p.mu.RUnlock()
+	text, err := p.cfg.Reader.Record(ctx, registry.TickKey)
+	switch {
+	case errors.Is(err, denial.NotFound):
+	case err != nil:
+		return struct{}{}, err
+	default:
+		err := p.observe(registry.TickKey, text, true)
+		if denial.Of(err) == denial.UnknownSigner && p.learnRing(ctx) {
+			err = p.observe(registry.TickKey, text, true)
+		}
+		if err != nil {
+			return struct{}{}, err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.caught = max(p.caught, gaps)
+	return struct{}{}, nil
 }
 
 // Silence is how long nothing was heard from the control plane.
@@ -200,6 +252,7 @@ func (p *Peers) silence(now time.Time) time.Duration {
 func (p *Peers) Gap() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.gaps++
 	p.endStretch()
 }
 
@@ -209,6 +262,7 @@ func (p *Peers) endStretch() {
 	p.settle(&p.topics.doc)
 	for _, known := range p.peers {
 		p.settle(&known.doc)
+		p.settle(&known.listing.doc)
 		for _, i := range known.instances {
 			p.settle(&i.doc)
 		}

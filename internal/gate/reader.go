@@ -7,7 +7,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/registry"
@@ -82,32 +81,4 @@ func (r *NATSReader) ask(ctx context.Context, bucket, key string) (*nats.Msg, er
 			return m, err
 		}
 	}
-}
-
-// Burner uses up a nonce in the shared store.
-type Burner interface {
-	// Burn returns nil if this was the first use, denial.Replayed if it was
-	// not, and denial.ReplayUnavailable if that could not be decided.
-	Burn(ctx context.Context, dotted string, sender agentid.ID, nonce string) error
-}
-
-// NATSBurner burns nonces in the bucket MESH_REPLAY, where the first write
-// wins. The write is empty and has no header at all: with a Nats-Msg-Id the
-// server would answer a replay with success.
-type NATSBurner struct {
-	Conn func() *nats.Conn
-}
-
-// Burn implements Burner. It never repeats a write whose answer got lost: the
-// second try would meet the first one's record, and taking that for a replay or
-// for one's own write are both guesses.
-func (b *NATSBurner) Burn(ctx context.Context, dotted string, sender agentid.ID, nonce string) error {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	subj := subject.KV(ReplayBucket, subject.ReplayKey(dotted, sender, nonce))
-	m, err := b.Conn().RequestWithContext(ctx, subj, nil)
-	if err != nil {
-		return denial.New(denial.ReplayUnavailable, "shared replay store: %w", err)
-	}
-	return parseBurn(m.Data)
 }

@@ -7,6 +7,11 @@ import "encoding/json"
 // new ones.
 const StoreFailed = 10077
 
+// PerSubject is what it says beside that code where the subject has all that it
+// may have. The code alone stands for every failure to store: a stream that is
+// full, and a disk that is.
+const PerSubject = "maximum messages per subject exceeded"
+
 // StoreAck is the answer of a stream to a message. Nobody signed it: it says what
 // a broker wants to have believed.
 type StoreAck struct {
@@ -21,6 +26,9 @@ type StoreError struct {
 	Code int    `json:"err_code"`
 	Text string `json:"description"`
 }
+
+// Full reports whether the subject has all that it may have.
+func (e *StoreError) Full() bool { return e != nil && e.Code == StoreFailed && e.Text == PerSubject }
 
 // ReadStoreAck reads an answer.
 func ReadStoreAck(data []byte) (StoreAck, error) {

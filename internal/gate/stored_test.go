@@ -316,8 +316,8 @@ func TestStoredBesideLiveUnderAnEndedRight(t *testing.T) {
 	wantReason(t, <-stored, "")
 }
 
-// A floor for live messages, which is raised when used nonces may be forgotten,
-// does not reach what is told apart by its place in the stream.
+// The floor that is raised when the shared store may have forgotten nonces does
+// not reach what is told apart by its place in the stream.
 func TestStoredAreNotBelowTheReplayFloor(t *testing.T) {
 	w := newWorld(t)
 	at := w.enrol("writer", "publish:news").event().storedAs(w.puller(), 1)
@@ -327,9 +327,6 @@ func TestStoredAreNotBelowTheReplayFloor(t *testing.T) {
 	w.tickTo(w.node)
 	_, err := w.gate.Admit(t.Context(), m, at.want)
 	wantReason(t, err, "")
-	m.Reply, at.want.Stored = "", nil
-	_, err = w.gate.Admit(t.Context(), m, at.want)
-	wantReason(t, err, denial.Stale)
 }
 
 // An ended chain is read once in a while and not with every message that names

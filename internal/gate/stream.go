@@ -9,7 +9,7 @@ import (
 // part checks the place of a reply in its stream. Where no stream is expected a
 // part must be the only one: the beginning of an answer is not the answer.
 func (w Want) part(v *envelope.Verified) error {
-	if w.Class != subject.Reply {
+	if w.Class != subject.Reply && w.Class != subject.Body {
 		return nil
 	}
 	if w.Stream != nil {

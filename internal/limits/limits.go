@@ -27,13 +27,17 @@ const (
 	Hops = 16
 	// Behalf is on behalf of how many agents one call may be made.
 	Behalf = 8
-	// Parts is the most parts of one streamed reply.
+	// Parts is the most parts of one streamed reply, and of one payload in parts.
 	Parts = 1 << 20
 	// SystemHeaders is the most header lines of NATS itself and of tracing that
 	// one message may carry beside the mesh's own and the application's.
 	SystemHeaders = 32
 	// ErrorCode is the longest error code of a reply in bytes.
 	ErrorCode = 40
+	// Body is the largest payload in bytes of a request that sends it in parts. A
+	// handler makes room for no more than the request says, and the request for no
+	// more than this.
+	Body = 64 << 20
 	// Budget is the longest time that a caller may say it waits.
 	Budget = 24 * time.Hour
 )
@@ -117,6 +121,17 @@ const (
 	Nonces = 1 << 22
 	// NoncesPerSender is how many of those one sender may occupy.
 	NoncesPerSender = 1 << 20
+	// BurnsPerSender is how many calls and asks of one sender one receiver takes
+	// within the time for which the shared store remembers them: 670 a second. A
+	// receiver so gives one sender no more than a sixteenth of the store.
+	BurnsPerSender = 1 << 18
+	// ReplayRecords is how many used nonces the shared store holds: of 11,000 calls
+	// a second in the whole mesh. Each takes 500 to 700 bytes of the server's
+	// memory.
+	ReplayRecords = 1 << 22
+	// ReplayBytes is how many bytes they take together on the server's disk. What
+	// is burnt is a subject, whose length its writer chooses.
+	ReplayBytes = 1 << 29
 	// StoredNonces is how many nonces of stored messages one durable subscription
 	// remembers: of 3,000 messages a second over the whole window.
 	StoredNonces = 1 << 20

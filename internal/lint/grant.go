@@ -53,7 +53,7 @@ type private struct {
 }
 
 // The classes of the mesh's subjects whose third token is the sender.
-var sent = []string{"call", "ask", "reply", "event", "note", "beat", "audit"}
+var sent = []string{"call", "ask", "reply", "body", "event", "note", "beat", "audit"}
 
 // known are all classes: what else is under the prefix is nobody's.
 var known = append([]string{"feed", "leader"}, sent...)
@@ -81,7 +81,7 @@ func notPublished(prefix string, a Agent, i Instance) []private {
 		passes(prefix+".leader.MESH_AGENTS", prefix+".leader.MESH_CHAINS")...)
 	out = append(out, private{LineControl, nowhere(prefix), nil, "no such subject is an agent's"})
 
-	var calls, asks, events, replies []pass
+	var calls, asks, events, replies, bodies []pass
 	for _, d := range h.calls {
 		calls = append(calls, pass{pattern: own("call") + "." + d})
 		asks = append(asks, pass{pattern: own("ask") + ".*." + d})
@@ -93,6 +93,10 @@ func notPublished(prefix string, a Agent, i Instance) []private {
 	if len(h.handles) > 0 {
 		replies = passes(own("reply") + ".*.*.*")
 	}
+	if len(h.calls) > 0 {
+		bodies = passes(own("body") + ".*.*.*")
+	}
+	add(LineBeyond, "it calls nothing whose payload it could send", class("body", lit(id)), bodies...)
 	add(LineBeyond, "it holds no scope to call that", class("call", lit(id)), calls...)
 	add(LineBeyond, "it holds no scope to ask that", class("ask", lit(id)), asks...)
 	add(LineBeyond, "it handles nothing that it could reply to", class("reply", lit(id)), replies...)
@@ -157,6 +161,11 @@ func notSubscribed(prefix string, a Agent, i Instance) []private {
 	add("calls are for those who handle their scope, each for one of them", class("call"), calls...)
 	add("it is asked of another agent, or what this one does not handle, or each of several would get it", class("ask"), asks...)
 	add("replies are for the instance that called", class("reply"), passes(prefix+".reply.*."+id+"."+inst+".>")...)
+	var bodies []pass
+	if len(h.handles) > 0 {
+		bodies = passes(prefix + ".body.*." + id + "." + inst + ".>")
+	}
+	add("payloads are for the instance that took the call", class("body"), bodies...)
 	add("notes are for the agent that they name", class("note"), passes(prefix+".note.*."+id+".>")...)
 	add("it may not receive that topic", class("event"), events...)
 	add("heartbeats are for the control plane", class("beat"))

@@ -170,7 +170,9 @@ func checkReplay(c jetstream.StreamConfig, found foundFunc) {
 	bad(c.MaxMsgsPerSubject != 1, "max_msgs_per_subject: a nonce could be used twice")
 	bad(c.MaxMsgSize != 1, "max_msg_size: a write may carry headers, and with Nats-Msg-Id a second one succeeds")
 	bad(c.MaxAge < limits.Window+limits.Ahead, "max_age: a nonce is forgotten while its message is still fresh, or never")
-	bad(c.MaxMsgs > 0 || c.MaxBytes > 0, "max_msgs, max_bytes: who fills it stops everybody")
+	bad(c.MaxMsgs <= 0 || c.MaxBytes <= 0, "max_msgs, max_bytes: who fills it fills the disk that the registry needs")
+	bad(c.MaxMsgs > 0 && c.MaxMsgs < limits.ReplayRecords || c.MaxBytes > 0 && c.MaxBytes < limits.ReplayBytes,
+		"max_msgs, max_bytes: who fills it stops everybody, and with so little sooner than it must be")
 }
 
 func checkEvents(s Snapshot, c jetstream.StreamConfig, found foundFunc) {

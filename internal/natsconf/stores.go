@@ -24,6 +24,10 @@ func ReplayAge(window time.Duration) time.Duration {
 // A write is empty and has no header; the message size refuses any other,
 // because a Nats-Msg-Id would make the server call a second write a success
 // ("duplicate") and a payload would fill the disk.
+//
+// Where it is full nothing new is burnt, so that calls are refused and the
+// server, which keeps the registry as well, is not harmed. Nothing is pushed out:
+// with an old limit on its size, whoever may burn could have it forget.
 func Replay(window time.Duration, replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:                 subject.KVStream(ReplayBucket),
@@ -31,6 +35,8 @@ func Replay(window time.Duration, replicas int) jetstream.StreamConfig {
 		Subjects:             []string{subject.KV(ReplayBucket, ">")},
 		Storage:              jetstream.FileStorage,
 		Replicas:             replicas,
+		MaxMsgs:              limits.ReplayRecords,
+		MaxBytes:             limits.ReplayBytes,
 		MaxMsgsPerSubject:    1,
 		Discard:              jetstream.DiscardNew,
 		DiscardNewPerSubject: true,

@@ -23,6 +23,7 @@ const (
 	Call  Class = "call"
 	Ask   Class = "ask"
 	Reply Class = "reply"
+	Body  Class = "body"
 	Event Class = "event"
 	Note  Class = "note"
 	Beat  Class = "beat"
@@ -91,6 +92,22 @@ func (s Space) ReplyFilter(caller agentid.ID, instance agentid.Instance) string 
 // ReplyGrant is the publish grant of a handler: replies to anybody, in its name.
 func (s Space) ReplyGrant(responder agentid.ID) string {
 	return s.join(string(Reply), responder.String(), "*", "*", "*")
+}
+
+// Body is where a caller sends the payload of a request in parts once an instance
+// of a handler has taken it: the nonce is that of the handler's invitation.
+func (s Space) Body(caller, handler agentid.ID, instance agentid.Instance, nonce string) string {
+	return s.join(string(Body), caller.String(), handler.String(), instance.String(), nonce)
+}
+
+// BodyFilter is what one instance of a handler subscribes.
+func (s Space) BodyFilter(handler agentid.ID, instance agentid.Instance) string {
+	return s.join(string(Body), "*", handler.String(), instance.String(), ">")
+}
+
+// BodyGrant is the publish grant of a caller: payloads to anybody, in its name.
+func (s Space) BodyGrant(caller agentid.ID) string {
+	return s.join(string(Body), caller.String(), "*", "*", "*")
 }
 
 // Event is the subject of an event on a topic.
@@ -187,10 +204,10 @@ func ReplayGrant(bucket, dotted string) string { return KV(bucket, dotted+".*.*"
 type Parsed struct {
 	Class     Class
 	Sender    agentid.ID       // all classes but feed
-	Recipient agentid.ID       // ask, note; for a reply the caller
-	Instance  agentid.Instance // reply (the caller's), beat, audit
+	Recipient agentid.ID       // ask, note; for a reply the caller, for a body the handler
+	Instance  agentid.Instance // reply, body (the recipient's); beat, audit
 	Dotted    string           // call, ask: the scope; event: the topic; note: the kind
-	Nonce     string           // reply
+	Nonce     string           // reply: the request's; body: the invitation's
 }
 
 // ClassOf returns the class of a subject under whatever prefix, and the empty
@@ -207,7 +224,7 @@ func ClassOf(subj string) Class {
 var errForm = errors.New("subject: not a message subject of the mesh")
 
 // Parse takes a message subject apart. It accepts only the classes that agents
-// send messages on (call, ask, reply, event, note, beat, audit) and only exact
+// send messages on (call, ask, reply, body, event, note, beat, audit) and only exact
 // token counts; the tokens of the dotted tail are literal, but whether they are
 // a scope or a topic is the caller's to check.
 func (s Space) Parse(subj string) (Parsed, error) {
@@ -245,7 +262,7 @@ func (s Space) Parse(subj string) (Parsed, error) {
 			return Parsed{}, err
 		}
 		return p, nil
-	case Reply:
+	case Reply, Body:
 		recipient, tail, ok := strings.Cut(rest, ".")
 		if !ok {
 			return Parsed{}, errForm

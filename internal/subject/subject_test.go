@@ -23,6 +23,7 @@ func ExampleSpace() {
 	fmt.Println(s.Call(a, "read.logs"), s.CallFilter("read.logs"), subject.Queue("read.logs"))
 	fmt.Println(s.Ask(a, agentid.Require("bob"), "read.logs"), s.AskFilter(agentid.Require("bob"), "read.logs"), s.AskAny(a, "read.logs"))
 	fmt.Println(s.Reply(agentid.Require("bob"), a, i, "N"), s.ReplyFilter(a, i), s.ReplyGrant(agentid.Require("bob")))
+	fmt.Println(s.Body(a, agentid.Require("bob"), i, "N"), s.BodyFilter(agentid.Require("bob"), i), s.BodyGrant(a))
 	fmt.Println(s.Event(a, "builds.done"), s.EventFilter("builds.done"))
 	fmt.Println(s.Note(a, agentid.Require("bob"), "cancel"), s.NoteFilter(agentid.Require("bob")), s.NoteGrant(a, "cancel"))
 	fmt.Println(s.Beat(a, i), s.BeatFilter(), s.Audit(a, i), s.AuditFilter())
@@ -33,6 +34,7 @@ func ExampleSpace() {
 	// mesh.call.alice.read.logs mesh.call.*.read.logs read.logs
 	// mesh.ask.alice.bob.read.logs mesh.ask.*.bob.read.logs mesh.ask.alice.*.read.logs
 	// mesh.reply.bob.alice.hngq1a96.N mesh.reply.*.alice.hngq1a96.> mesh.reply.bob.*.*.*
+	// mesh.body.alice.bob.hngq1a96.N mesh.body.*.bob.hngq1a96.> mesh.body.alice.*.*.*
 	// mesh.event.alice.builds.done mesh.event.*.builds.done
 	// mesh.note.alice.bob.cancel mesh.note.*.bob.* mesh.note.alice.*.cancel
 	// mesh.beat.alice.hngq1a96 mesh.beat.*.* mesh.audit.alice.hngq1a96 mesh.audit.*.*
@@ -50,6 +52,8 @@ func build(s subject.Space, p subject.Parsed) string {
 		return s.Ask(p.Sender, p.Recipient, p.Dotted)
 	case subject.Reply:
 		return s.Reply(p.Sender, p.Recipient, p.Instance, p.Nonce)
+	case subject.Body:
+		return s.Body(p.Sender, p.Recipient, p.Instance, p.Nonce)
 	case subject.Event:
 		return s.Event(p.Sender, p.Dotted)
 	case subject.Note:
@@ -69,6 +73,7 @@ var messages = []subject.Parsed{
 	{Class: subject.Ask, Sender: alice, Recipient: bob, Dotted: "read.logs"},
 	{Class: subject.Ask, Sender: alice, Recipient: agentid.Control, Dotted: "self.session"},
 	{Class: subject.Reply, Sender: bob, Recipient: alice, Instance: inst, Nonce: nonce},
+	{Class: subject.Body, Sender: alice, Recipient: bob, Instance: inst, Nonce: nonce},
 	{Class: subject.Event, Sender: alice, Dotted: "builds"},
 	{Class: subject.Event, Sender: alice, Dotted: "builds.done"},
 	{Class: subject.Note, Sender: alice, Recipient: bob, Dotted: "cancel"},
@@ -113,6 +118,9 @@ func TestParseRefuses(t *testing.T) {
 		"mesh.reply.bob.alice." + i, "mesh.reply.bob.alice." + i + ".", "mesh.reply.bob.alice." + i + ".a.b",
 		"mesh.reply.bob.alice." + i + ".*", "mesh.reply.bob.alice." + i + ".>", "mesh.reply.bob.alice." + i + ".a b",
 		"mesh.reply.bob.alice.x.n", "mesh.reply.bob", "mesh.reply.bob.alice", "mesh.reply.bob.*." + i + ".n",
+		"mesh.body.alice", "mesh.body.alice.bob", "mesh.body.alice.bob." + i, "mesh.body.alice.bob." + i + ".", "mesh.body.alice.bob." + i + ".a.b",
+		"mesh.body.alice.bob." + i + ".*", "mesh.body.alice.bob." + i + ".>", "mesh.body.alice.bob." + i + ".a b", "mesh.body.alice.bob.*.n",
+		"mesh.body.alice.bob.x.n", "mesh.body.alice.*." + i + ".n", "mesh.body.*.bob." + i + ".n", "mesh.Body.alice.bob." + i + ".n",
 		// Only the control plane speaks there, and not in messages.
 		"mesh.feed.agents.alice", "mesh.feed.tick", "mesh.leader.MESH_AGENTS", "mesh.other.alice.x",
 		"$KV.MESH_AGENTS.alice", "_INBOX_alice_" + i + ".x",
@@ -167,6 +175,8 @@ func TestFiltersCoverWhatIsBuilt(t *testing.T) {
 		{s.AskAny(alice, "read.logs"), s.Ask(alice, bob, "read.logs")},
 		{s.ReplyFilter(alice, inst), s.Reply(bob, alice, inst, nonce)},
 		{s.ReplyGrant(bob), s.Reply(bob, alice, inst, nonce)},
+		{s.BodyFilter(bob, inst), s.Body(alice, bob, inst, nonce)},
+		{s.BodyGrant(alice), s.Body(alice, bob, inst, nonce)},
 		{s.EventFilter("builds.done"), s.Event(alice, "builds.done")},
 		{s.NoteFilter(bob), s.Note(alice, bob, "cancel")},
 		{s.NoteGrant(alice, "cancel"), s.Note(alice, bob, "cancel")},
@@ -179,8 +189,8 @@ func TestFiltersCoverWhatIsBuilt(t *testing.T) {
 			t.Errorf("%s does not match %s", tt.filter, tt.literal)
 		}
 	}
-	for _, grant := range []string{s.AskAny(alice, "read.logs"), s.ReplyGrant(alice), s.NoteGrant(alice, "cancel")} {
-		for _, literal := range []string{s.Ask(bob, alice, "read.logs"), s.Reply(bob, alice, inst, nonce), s.Note(bob, alice, "cancel"), s.Ask(alice, bob, "read.logs.app"), s.Note(alice, bob, "rotate")} {
+	for _, grant := range []string{s.AskAny(alice, "read.logs"), s.ReplyGrant(alice), s.BodyGrant(alice), s.BodyFilter(alice, inst), s.NoteGrant(alice, "cancel")} {
+		for _, literal := range []string{s.Ask(bob, alice, "read.logs"), s.Reply(bob, alice, inst, nonce), s.Body(bob, agentid.Control, inst, nonce), s.Note(bob, alice, "cancel"), s.Ask(alice, bob, "read.logs.app"), s.Note(alice, bob, "rotate")} {
 			if matches(grant, literal) {
 				t.Errorf("%s matches %s", grant, literal)
 			}

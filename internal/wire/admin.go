@@ -188,7 +188,17 @@ type MeshStatus struct {
 	Revision  uint64                  `json:"revision"`
 	Monitor   MonitorView             `json:"monitor"`
 	Denials   uint64                  `json:"denials"` // of this replica since its start
+	Replay    *ReplayView             `json:"replay,omitempty"`
 	Version   string                  `json:"version"`
+}
+
+// ReplayView is the store of used nonces as operators see it.
+type ReplayView struct {
+	Nonces uint64 `json:"nonces"` // that it holds
+	Bytes  uint64 `json:"bytes"`  // on the disk
+	Most   uint64 `json:"most"`   // nonces that it can hold
+	Raises uint64 `json:"raises"` // by this replica since its start, because it may have forgotten some
+	Reason string `json:"reason,omitempty"`
 }
 
 // MonitorView is the heartbeat monitor as operators see it.

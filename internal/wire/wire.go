@@ -122,6 +122,7 @@ const (
 	SelfRenew         = "self:renew"
 	SelfDurable       = "self:durable"
 	SelfDurableEnd    = "self:durable-end"
+	SelfInstances     = "self:instances"
 )
 
 // SessionRequest names the connection by what its server told the client.

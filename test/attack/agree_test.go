@@ -186,7 +186,7 @@ func near(r *rand.Rand, m member, all []member) []probe {
 	other := all[r.IntN(len(all))]
 	words := []string{
 		m.id.String(), m.inst.String(), other.id.String(), other.inst.String(), "control", "admin", "sealmesh", "news", "read", "logs", "self", "x", "*", "*", ">",
-		"mesh", "call", "ask", "reply", "event", "note", "beat", "audit", "feed", "leader", "MESH_AGENTS", "MESH_SESSIONS", "KV_MESH_REPLAY", "$KV", "$JS", "$SYS", "$SRV", "_INBOX",
+		"mesh", "call", "ask", "reply", "body", "event", "note", "beat", "audit", "feed", "leader", "MESH_AGENTS", "MESH_SESSIONS", "KV_MESH_REPLAY", "$KV", "$JS", "$SYS", "$SRV", "_INBOX",
 	}
 	fixed := []probe{
 		{">", false}, {"*", false}, {"mesh.>", false}, {"_INBOX.>", false}, {"$KV.>", false}, {"$JS.ACK.>", false}, {"$SYS.>", false}, {"$SRV.>", false},

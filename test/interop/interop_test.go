@@ -93,7 +93,7 @@ func TestVectors(t *testing.T) {
 	for _, tt := range []struct {
 		mode  string
 		least int // how many vectors there are at least
-	}{{"envelope", 700}, {"capability", 600}} {
+	}{{"envelope", 1000}, {"capability", 600}} {
 		t.Run(tt.mode, func(t *testing.T) {
 			folder := filepath.Join("..", "vectors", tt.mode)
 			want := expected(t, folder, "sealmesh."+tt.mode+"-vector/v1")
@@ -213,7 +213,13 @@ func TestSignedThere(t *testing.T) {
 		{Name: "note", Subject: space.Note(writer, reader, "cancel"), Fields: fields(), Payload: make([]byte, 100_000)},
 		{Name: "beat", Subject: space.Beat(writer, instance), Fields: fields(), Payload: []byte("{}")},
 		{Name: "reply", Subject: space.Reply(writer, reader, instance, "ICEiIyQlJicoKSorLC0uLw"), Payload: []byte("line 20"), Request: digest,
-			Fields: fields("parent", "ICEiIyQlJicoKSorLC0uLw", "err", "disk-full", "part", "7/7")},
+			Fields: fields("parent", "ICEiIyQlJicoKSorLC0uLw", "enc", "x1", "err", "disk-full", "part", "7/7")},
+		{Name: "ask with a body", Subject: space.Ask(writer, reader, "read.logs"), Payload: []byte{},
+			Fields: fields("body", envelope.BodyOf([]byte("tail 20")).String(), "enc", "x1")},
+		{Name: "part of a piece", Subject: space.Reply(writer, reader, instance, "ICEiIyQlJicoKSorLC0uLw"), Payload: []byte("line 20"), Request: digest,
+			Fields: fields("parent", "ICEiIyQlJicoKSorLC0uLw", "part", "7+")},
+		{Name: "body", Subject: space.Body(writer, reader, instance, "ICEiIyQlJicoKSorLC0uLw"), Payload: []byte("tail 20"), Request: digest,
+			Fields: fields("parent", "ICEiIyQlJicoKSorLC0uLw", "part", "1/1")},
 	}
 	var stdin strings.Builder
 	for _, a := range asks {

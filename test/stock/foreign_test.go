@@ -152,6 +152,7 @@ var forbidden = struct{ publish, subscribe []string }{
 		"mesh.beat.bob.INST", "mesh.beat.bob.abcdefgh", "mesh.audit.bob.INST", "mesh.audit.control.abcdefgh",
 		"mesh.reply.bob.SELF.INST.AAAAAAAAAAAAAAAAAAAAAA", "mesh.reply.control.SELF.INST.AAAAAAAAAAAAAAAAAAAAAA",
 		"mesh.reply.control.bob.abcdefgh.AAAAAAAAAAAAAAAAAAAAAA",
+		"mesh.body.bob.SELF.INST.AAAAAAAAAAAAAAAAAAAAAA", "mesh.body.control.SELF.INST.AAAAAAAAAAAAAAAAAAAAAA",
 		// as another instance
 		"mesh.beat.SELF.abcdefgh", "mesh.audit.SELF.abcdefgh",
 		// what it does not hold
@@ -212,6 +213,7 @@ var forbidden = struct{ publish, subscribe []string }{
 		// replies of others, and of other instances
 		"mesh.reply.>", "mesh.reply.*.>", "mesh.reply.*.bob.>", "mesh.reply.*.SELF.>", "mesh.reply.*.SELF.*.>", "mesh.reply.*.*.INST.>", "mesh.reply.*.SELF.abcdefgh.>",
 		"mesh.reply.*.bob.abcdefgh.>", "mesh.reply.control.bob.>", "mesh.reply.control.*.*.*",
+		"mesh.body.>", "mesh.body.*.>", "mesh.body.*.bob.>", "mesh.body.*.SELF.>", "mesh.body.*.*.INST.>", "mesh.body.*.SELF.abcdefgh.>", "mesh.body.*.bob.abcdefgh.>",
 		// notes, events, beats, verdicts of others
 		"mesh.note.>", "mesh.note.*.*.*", "mesh.note.*.bob.*", "mesh.note.*.>", "mesh.note.SELF.>", "mesh.note.*.control.*", "mesh.note.control.>",
 		"mesh.event.>", "mesh.event.*.>", "mesh.event.*.news.>", "mesh.event.*.news.*", "mesh.event.*.news.sport", "mesh.event.*.*.weather", "mesh.event.bob.>",
@@ -325,11 +327,12 @@ func TestForeignClient(t *testing.T) {
 		{id: "dave",
 			publish: []string{
 				"mesh.call.dave.read.logs", "mesh.ask.dave.*.read.logs",
-				"mesh.reply.dave.*.*.*", "$KV.MESH_REPLAY.write.reports.*.*",
+				"mesh.body.dave.*.*.*", "mesh.reply.dave.*.*.*", "$KV.MESH_REPLAY.write.reports.*.*",
 				"mesh.event.dave.news.sport",
 			},
 			subscribe: []string{
 				"mesh.call.*.write.reports write.reports", "mesh.ask.*.dave.write.reports write.reports",
+				"mesh.body.*.dave." + f.instance("dave") + ".>",
 				"mesh.event.*.news.weather",
 			}},
 		{id: "nobody"},

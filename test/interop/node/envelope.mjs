@@ -18,6 +18,8 @@ const FIELDS = [
   ['ob', false, isBehalf],
   ['dl', false, v => number(v) !== null && number(v) >= 1 && number(v) <= 86400000],
   ['ct', false, v => /^[A-Za-z0-9._:/+-]{1,64}$/.test(v)],
+  ['body', false, v => promise(v) !== null],
+  ['enc', false, v => v === 'x1'],
   ['err', false, v => /^[a-z][a-z0-9-]{0,39}$/.test(v)],
   ['part', false, v => part(v) !== null],
   ['hd', false, isDigest]
@@ -34,10 +36,17 @@ export function epoch (v) {
 }
 
 export function part (v) {
-  const m = /^([0-9]+)(\/([0-9]+))?$/.exec(v)
+  const m = /^([0-9]+)(\/([0-9]+)|\+)?$/.exec(v)
   const n = m && number(m[1])
-  if (!n || n > 1048576 || (m[2] && m[3] !== m[1])) return null
-  return { number: n, last: m[2] !== undefined }
+  if (!n || n > 1048576 || (m[3] !== undefined && m[3] !== m[1])) return null
+  return { number: n, last: m[3] !== undefined, more: m[2] === '+' }
+}
+
+// promise is what body says of a payload that comes in parts.
+export function promise (v) {
+  const two = v.split('.')
+  const size = number(two[0])
+  return two.length === 2 && size >= 1 && size <= 67108864 && isDigest(two[1]) ? { size, digest: two[1] } : null
 }
 
 const lower = name => name.replace(/[A-Z]/g, c => c.toLowerCase())
@@ -49,10 +58,14 @@ const kindOf = name => {
   return 'application'
 }
 
-export const isReply = subject => {
+// classOf is the second token of a subject of at least three.
+const classOf = subject => {
   const tokens = subject.split('.')
-  return tokens.length >= 3 && tokens[1] === 'reply'
+  return tokens.length >= 3 ? tokens[1] : ''
 }
+
+// F5: the classes in which a field may stand.
+const CLASSES = { err: ['reply'], enc: ['ask', 'reply'], body: ['call', 'ask'], part: ['reply', 'body'] }
 
 // parse takes { subject, headers: [[name, value]…], payload } apart, or refuses.
 export function parse (message) {
@@ -98,9 +111,14 @@ export function parse (message) {
   if (pairs.length > 0) refuse('bad-envelope', 'F2: something else')
   const key = fromNkey('U', fields.key)
   if (!ed25519.strict(key)) refuse('bad-envelope', 'F4')
-  const reply = isReply(subject)
-  if (!reply && (fields.err !== undefined || fields.part !== undefined)) refuse('bad-envelope', 'F5')
-  if (reply && fields.parent === undefined) refuse('bad-envelope', 'F5')
+  const kind = classOf(subject)
+  for (const [name, classes] of Object.entries(CLASSES)) {
+    if (fields[name] !== undefined && !classes.includes(kind)) refuse('bad-envelope', `F5: ${name}`)
+  }
+  if (fields.body !== undefined && payload.length > 0) refuse('bad-envelope', 'F5: payload and body')
+  if (kind === 'body' && (fields.part === undefined || part(fields.part).more)) refuse('bad-envelope', 'F5: part of a body')
+  const answers = kind === 'reply' || kind === 'body'
+  if (answers && fields.parent === undefined) refuse('bad-envelope', 'F5: no parent')
   if (ids.length === 1 && ids[0][1] !== fields.nonce) refuse('bad-envelope', 'H3')
 
   // Step 2d.
@@ -112,10 +130,10 @@ export function parse (message) {
   if (signature === null) refuse('bad-envelope', 'B4')
   if (!ed25519.formed(signature)) refuse('bad-signature', 'S1 to S3')
 
-  return { subject, payload, text, fields, key, signature, application, reply }
+  return { subject, payload, text, fields, key, signature, application, answers }
 }
 
-// signedBytes are those of section 3; request is null for all but replies.
+// signedBytes are those of section 3; request is null for all but replies and bodies.
 export function signedBytes (domain, subject, text, payload, request) {
   const items = [domain, subject, text, sha256(payload)]
   if (request !== null) items.push(request)

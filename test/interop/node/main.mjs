@@ -43,7 +43,7 @@ function verdict (name, judge) {
   }
 }
 
-const received = m => ({ subject: m.subject, headers: m.headers, payload: Buffer.concat([Buffer.from(m.payload, 'base64'), Buffer.alloc(m.payload_zeros ?? 0)]) })
+const received = m => ({ subject: m.subject, reply: m.reply, headers: m.headers, payload: Buffer.concat([Buffer.from(m.payload, 'base64'), Buffer.alloc(m.payload_zeros ?? 0)]) })
 
 const modes = {
   envelope (folder) {

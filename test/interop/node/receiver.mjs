@@ -2,7 +2,7 @@
 
 import { base64url, fromBase64url, instanceOf, isAgent, isInstance, number, refuse, sha256 } from './encoding.mjs'
 import * as ed25519 from './ed25519.mjs'
-import { covered, epoch, parse, part, signedBytes } from './envelope.mjs'
+import { covered, epoch, parse, part, promise, signedBytes } from './envelope.mjs'
 import { stands, verify } from './chain.mjs'
 
 const tokenOK = t => /^[!-)+-\-/-=?-~]+$/.test(t) // printable ASCII without space . * >
@@ -28,12 +28,28 @@ function place (subject, prefix) {
     case 'ask': recipient(); break
     case 'note': recipient(); if (rest.length !== 1) bad(); break
     case 'beat': case 'audit': instance(); if (rest.length !== 0) bad(); return p
-    case 'reply': recipient(); instance(); if (rest.length !== 1 || !tokenOK(rest[0])) bad(); p.nonce = rest[0]; return p
+    case 'reply': case 'body': recipient(); instance(); if (rest.length !== 1 || !tokenOK(rest[0])) bad(); p.nonce = rest[0]; return p
     default: bad()
   }
   if (rest.length === 0 || !rest.every(tokenOK)) bad()
   p.tail = rest.join('.')
   return p
+}
+
+// delivery reads the acknowledgement subject of a stored message: E2.
+function delivery (reply, consumer) {
+  const bad = () => refuse('foreign-delivery', 'E2')
+  const tokens = (reply ?? '').split('.')
+  if (tokens.shift() !== '$JS' || tokens.shift() !== 'ACK') bad()
+  if (tokens.length === 9) {
+    if (!tokenOK(tokens.shift()) || !tokenOK(tokens.shift())) bad() // domain and account
+  }
+  if (tokens.length !== 7 || tokens.shift() !== 'MESH_EVENTS' || tokens.shift() !== consumer) bad()
+  if (!tokens.every(t => /^(0|[1-9][0-9]{0,19})$/.test(t))) bad()
+  const [delivered, sequence, own, time, pending] = tokens.map(BigInt)
+  if ([delivered, sequence, own, time].includes(0n) || time >= 1n << 63n) bad()
+  if ([delivered, sequence, own, pending].some(n => n >= 1n << 64n)) bad()
+  return { delivered, sequence, time }
 }
 
 // Memory holds used nonces by sender: N1, N2, N5, N6.
@@ -75,7 +91,8 @@ class Memory {
 }
 
 export class Receiver {
-  #stream = { next: 1, done: false }
+  #stream = { next: 1, done: false, size: 0, content: [] }
+  #acknowledged = new Map() // of stored messages: sender and nonce, and under which sequence
 
   // of is a vector; keyring and chains are those of shared/authority.json.
   constructor (of, keyring, chains) {
@@ -94,16 +111,23 @@ export class Receiver {
     // Step 3.
     const at = place(claim.subject, config.prefix)
     if (at.sender !== f.from) refuse('sender-mismatch', 'R2')
-    if (at.class === 'reply' && at.nonce !== f.parent) refuse('wrong-subject', 'R3')
+    if ((at.class === 'reply' || at.class === 'body') && at.nonce !== f.parent) refuse('wrong-subject', 'R3')
     if ((at.class === 'beat' || at.class === 'audit') && at.instance !== instanceOf(f.key)) refuse('sender-mismatch', 'R3')
     if (at.class !== subscription.class || at.tail !== (subscription.tail ?? '')) refuse('wrong-subject', 'R4')
     if (at.recipient !== undefined && at.recipient !== config.agent) refuse('wrong-subject', 'R4')
     if (subscription.from && f.from !== subscription.from) refuse('wrong-responder', 'R5')
 
+    const { stored } = subscription
+    if (!stored && (message.reply ?? '').startsWith('$JS.ACK.')) refuse('foreign-delivery', 'E1')
+    const pulled = stored ? delivery(message.reply, stored.consumer) : null
+
     // Step 4.
-    if (now - ts > config.past) refuse('stale', 'T1')
-    if (ts - now > config.ahead) refuse('future', 'T2')
-    if (f.dl !== undefined && now - ts >= number(f.dl)) refuse('deadline', 'T3')
+    if (pulled) this.#fresh(message, ts, pulled.time, now)
+    else {
+      if (now - ts > config.past) refuse('stale', 'T1')
+      if (ts - now > config.ahead) refuse('future', 'T2')
+      if (f.dl !== undefined && now - ts >= number(f.dl)) refuse('deadline', 'T3')
+    }
 
     // Steps 5 and 6.
     if (directory.unreadable?.includes(f.from)) refuse('registry-unavailable', 'D7')
@@ -120,38 +144,51 @@ export class Receiver {
     // Step 7.
     const shared = at.class === 'call' || at.class === 'ask'
     const expiry = ts + config.past + config.ahead
-    if (ts < (config.replay_since ?? 0)) refuse('stale', 'N3')
-    if (ts < config.started - 2000 && !shared) refuse('stale', 'N4')
-    this.memory.seen(f.from, f.nonce, expiry)
+    const entry = [f.from, f.nonce].join(' ')
+    if (pulled) {
+      const before = this.#acknowledged.get(entry)
+      if (before !== undefined && before !== pulled.sequence) refuse('replayed', 'E7')
+    } else {
+      if (shared && ts < (config.replay_since ?? 0)) refuse('stale', 'N3')
+      if (ts < config.started - 2000 && !shared) refuse('stale', 'N4')
+      this.memory.seen(f.from, f.nonce, expiry)
+    }
 
     // Step 8. The key is the record's: its nkey was compared above.
     const request = subscription.request ? fromBase64url(subscription.request, 32) : null
-    if (claim.reply && (request === null || request.every(b => b === 0))) refuse('unmatched-reply', 'B2')
-    if (!claim.reply && request !== null) refuse('wrong-subject', 'B2')
-    const signed = signedBytes(this.domain, claim.subject, claim.text, claim.payload, claim.reply ? request : null)
+    if (claim.answers && (request === null || request.every(b => b === 0))) refuse('unmatched-reply', 'B2')
+    if (!claim.answers && request !== null) refuse('wrong-subject', 'B2')
+    const signed = signedBytes(this.domain, claim.subject, claim.text, claim.payload, claim.answers ? request : null)
     if (!ed25519.verify(claim.key, signed, claim.signature)) refuse('bad-signature', 'B6')
     const headers = covered(claim)
 
     // Step 9.
     if (subscription.scope) {
       if (f.tok === undefined) refuse('no-token', 'C1')
-      this.#authorise(f.tok, f.from, now)
-      if (f.ob !== undefined) f.ob.split('.').forEach(digest => this.#authorise(digest, null, now))
+      const right = pulled ? Number(pulled.time / 1000000n) : now // E8
+      this.#authorise(f.tok, f.from, right)
+      if (f.ob !== undefined) f.ob.split('.').forEach(digest => this.#authorise(digest, null, right))
     }
 
-    // Steps 10 and 11.
-    this.memory.use(f.from, f.nonce, expiry, now)
+    // Steps 10 and 11. A vector's stored messages are acknowledged at once.
+    if (pulled) this.#acknowledged.set(entry, pulled.sequence)
+    else this.memory.use(f.from, f.nonce, expiry, now)
     if (shared) {
-      const entry = [at.tail, f.from, f.nonce].join(' ')
+      const key = [at.tail, entry].join(' ')
       if (config.shared_store_down) refuse('replay-unavailable', 'N7')
-      if (this.burnt.has(entry)) refuse('replayed', 'N7')
-      this.burnt.add(entry)
+      if (this.burnt.has(key)) refuse('replayed', 'N7')
+      this.burnt.add(key)
     }
 
-    if (at.class === 'reply') this.#place(f) // step 12
+    // Step 12.
+    if (at.class === 'reply') this.#place(f, claim.payload)
+    if (at.class === 'body') this.#body(f, claim.payload)
 
     const accepted = { from: f.from, instance: instanceOf(f.key), fields: f, headers }
-    if (f.dl !== undefined) accepted.remaining = Math.min(number(f.dl), number(f.dl) - (now - ts))
+    if (pulled) {
+      accepted.stored = { sequence: Number(pulled.sequence), time: String(pulled.time) }
+      if (pulled.delivered > 1n) accepted.stored.redelivered = true
+    } else if (f.dl !== undefined) accepted.remaining = Math.min(number(f.dl), number(f.dl) - (now - ts))
     accepted.signed = signed.toString('base64')
     accepted.digest = base64url(sha256(signed))
     return accepted
@@ -168,8 +205,32 @@ export class Receiver {
     stands(chain, this.directory, seconds)
   }
 
-  // P1 and P2.
-  #place (f) {
+  // E3 to E5. Times of the stream are in nanoseconds.
+  #fresh (message, ts, time, now) {
+    const { config, subscription: { stored } } = this
+    const nanos = ms => BigInt(ms) * 1000000n
+    if (!message.headers.some(h => h[0] === 'Nats-Msg-Id')) refuse('bad-envelope', 'E3')
+    if (time - nanos(ts) > nanos(config.past)) refuse('stale', 'E4')
+    if (nanos(ts) - time > nanos(config.ahead)) refuse('future', 'E4')
+    if (stored.max_age <= 0 || nanos(now) - time > nanos(stored.max_age + 30000)) refuse('stale', 'E5')
+    if (time - nanos(now) > nanos(config.ahead)) refuse('future', 'E5')
+  }
+
+  // Q3 and Q4.
+  #body (f, payload) {
+    const broken = why => refuse('broken-stream', why)
+    const p = part(f.part)
+    const s = this.#stream
+    if (s.done || p.number !== s.next || f.key !== this.subscription.key) broken('Q3')
+    const { size, digest } = promise(this.subscription.body ?? '') ?? { size: 0, digest: '' }
+    const content = [...s.content, payload]
+    if (s.size + payload.length > size) broken('Q4')
+    if (p.last && (s.size + payload.length !== size || base64url(sha256(...content)) !== digest)) broken('Q4')
+    this.#stream = { next: s.next + 1, done: p.last, size: s.size + payload.length, content }
+  }
+
+  // P1, P2 and P5.
+  #place (f, payload) {
     const broken = why => refuse('broken-stream', why)
     const p = f.part === undefined ? null : part(f.part)
     if (!this.subscription.stream) {
@@ -179,6 +240,7 @@ export class Receiver {
     const s = this.#stream
     if (s.done || p === null || p.number !== s.next) broken('P1')
     if (s.next > 1 && (f.key !== s.key || f.parent !== s.parent)) broken('P1')
+    if (p.more && payload.length === 0) broken('P5')
     this.#stream = { next: s.next + 1, done: p.last, key: f.key, parent: f.parent }
   }
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ type world struct {
 	gate   *gate.Gate
 	keys   map[string]ed25519.PublicKey
 	stream *envelope.Stream
+	stored *gate.Stored
 
 	records map[string]string
 	chains  map[string]string
@@ -139,9 +141,27 @@ func (w *world) start(shared *authority) {
 		Self: agentid.Require(r.Agent), TrustDomain: w.v.TrustDomain, Space: w.space, Peers: peers, Reader: w, Burner: w,
 		Seen: seen, Window: w.window, Clock: now,
 	}))
-	if w.v.Subscription.Stream {
+	switch s := w.v.Subscription; {
+	case s.Class == subject.Body:
+		w.stream = envelope.BodyStream(envelope.Fields{Key: s.Key, Body: promise(t, s.Body)})
+	case s.Stream:
 		w.stream = new(envelope.Stream)
+	case s.Stored != nil:
+		w.stored = &gate.Stored{
+			Consumer: s.Stored.Consumer, MaxAge: time.Duration(s.Stored.MaxAge) * time.Millisecond,
+			Seen: must[*envelope.StoredMemory](t)(envelope.NewStoredMemory(envelope.StoredMemoryConfig{Window: w.window})),
+		}
 	}
+}
+
+// promise reads what a request says of its body.
+func promise(t testing.TB, s string) envelope.Body {
+	t.Helper()
+	if s == "" {
+		return envelope.Body{}
+	}
+	size, digest, _ := strings.Cut(s, ".")
+	return envelope.Body{Size: must[int](t)(strconv.Atoi(size)), Digest: digest}
 }
 
 // Record, Chain and Burn are the stores that the gate asks.
@@ -180,7 +200,7 @@ func (w *world) Burn(_ context.Context, dotted string, sender agentid.ID, nonce 
 func (w *world) judge(replyField string) (*envelope.Verified, error) {
 	w.t.Helper()
 	s := w.v.Subscription
-	want := gate.Want{Class: s.Class, Dotted: s.Tail, Request: s.request(w.t), Stream: w.stream}
+	want := gate.Want{Class: s.Class, Dotted: s.Tail, Request: s.request(w.t), Stream: w.stream, Stored: w.stored}
 	if s.From != "" {
 		want.From = agentid.Require(s.From)
 	}
@@ -189,7 +209,12 @@ func (w *world) judge(replyField string) (*envelope.Verified, error) {
 	}
 	for i, e := range w.v.Before {
 		w.clock.set(e.Now)
-		if _, err := w.gate.Admit(w.t.Context(), e.Message.received(), want); err != nil {
+		v, err := w.gate.Admit(w.t.Context(), e.Message.received(), want)
+		if err == nil && w.stored != nil {
+			ack := must[subject.Ack](w.t)(subject.ParseAck(e.Message.Reply))
+			err = w.stored.Seen.Use(v, ack.Sequence, ack.Time)
+		}
+		if err != nil {
 			w.t.Fatalf("message %d of those before: %v", i, err)
 		}
 	}
@@ -232,11 +257,21 @@ func (w *world) equal(v *envelope.Verified) {
 	}
 	for name, value := range map[string]string{
 		"from": f.From.String(), "key": f.Key, "nonce": f.Nonce, "corr": f.Correlation, "parent": f.Parent, "ep": f.Epoch.String(),
-		"tok": f.Token, "ob": f.OnBehalf, "ct": f.ContentType, "err": f.Err, "hd": f.HeaderDigest,
+		"tok": f.Token, "ob": f.OnBehalf, "ct": f.ContentType, "enc": f.Enc.String(), "err": f.Err, "hd": f.HeaderDigest,
 	} {
 		if want.Fields[name] != value {
 			w.t.Errorf("%s: %s is %q, want %q", w.v.Name, name, value, want.Fields[name])
 		}
+	}
+	if text := want.Fields["body"]; promise(w.t, text) != f.Body || text != "" && text != f.Body.String() {
+		w.t.Errorf("%s: body is %v, want %q", w.v.Name, f.Body, text)
+	}
+	if text := want.Fields["part"]; f.Part.IsZero() != (text == "") || text != "" && text != f.Part.String() {
+		w.t.Errorf("%s: part is %v, want %q", w.v.Name, f.Part, text)
+	}
+	if w.stored != nil {
+		ack := must[subject.Ack](w.t)(subject.ParseAck(w.v.Message.Reply))
+		got.Stored = &place{ack.Sequence, strconv.FormatInt(ack.Time.UnixNano(), 10), ack.Delivered > 1}
 	}
 	var names []string
 	for name := range v.Header() {
@@ -248,7 +283,7 @@ func (w *world) equal(v *envelope.Verified) {
 			got.Headers = append(got.Headers, [2]string{name, value})
 		}
 	}
-	if left, ok := v.Remaining(w.clock.now); ok {
+	if left, ok := v.Remaining(w.clock.now); ok && w.stored == nil {
 		ms := left.Milliseconds()
 		got.Remaining = &ms
 	}

@@ -65,4 +65,9 @@ var (
 		}
 		return out
 	}()
+	helperNews = chain("helper", "publish:builds.done")
+	lapsed     = chainUntil(lapse/second, "writer", "publish:builds.done", "publish:builds.failed")
 )
+
+// lapse is when the right to publish ends under which some events are stored.
+const lapse = t0 - t0%second + 10*minute

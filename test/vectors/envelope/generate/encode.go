@@ -83,7 +83,8 @@ func instanceOf(public string) string {
 // item is a text with its length before it.
 func item(b []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...) }
 
-// signedBytes is what a signature covers; request is nil for all but replies.
+// signedBytes is what a signature covers; request is nil for all
+// but replies and bodies.
 func signedBytes(domain, subject, envelope string, payload, request []byte) []byte {
 	hash := sha256.Sum256(payload)
 	b := []byte("sealmesh-envelope-v1\n")

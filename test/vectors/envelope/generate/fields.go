@@ -84,8 +84,22 @@ func spellings() map[string]map[string]string {
 		"part": {
 			"nought": "0", "leading-zero": "01", "no-count": "1/", "no-number": "/1", "count-higher": "1/2", "count-lower": "2/1", "count-with-leading-zero": "1/01",
 			"three-numbers": "1/1/1", "noughts": "0/0", "negative": "-1", "past-the-limit": "1048577", "past-the-limit-as-last": "1048577/1048577",
+			"last-and-going-on": "1/1+", "plus-first": "+1", "plus-twice": "1++", "plus-alone": "+", "plus-before-the-count": "1+/1", "nought-going-on": "0+",
+			"leading-zero-going-on": "01+", "past-the-limit-going-on": "1048577+", "space-before-the-plus": "1 +", "percent-encoded-plus": "1%2B",
 		},
 		"hd": digests(),
+		"body": with(number("7."+dig), map[string]string{
+			"size-alone": "7", "no-digest": "7.", "no-size": "." + dig, "digest-alone": dig, "digest-first": dig + ".7", "nought": "0." + digest(nil),
+			"leading-zero": "07." + dig, "past-the-limit": "67108865." + dig, "letters": "x." + dig, "arabic-digits": "٧." + dig,
+			"hexadecimal": "0x7." + dig, "exponent": "1e3." + dig, "too-many-digits": "99999999999999999999." + dig, "past-53-bits": "9007199254740992." + dig,
+			"two-digests": "7." + dig + "." + dig, "separator-slash": "7/" + dig, "separator-doubled": "7.." + dig, "unit": "7B." + dig,
+			"digest-short": "7." + dig[:42], "digest-long": "7." + dig + "A", "digest-padded": "7." + dig + "=", "digest-with-spare-bits": "7." + spare(strings.Repeat("A", 43), "B"),
+			"digest-in-the-standard-alphabet": "7." + dig[:41] + "+A", "digest-in-hexadecimal": "7." + strings.Repeat("ab", 32), "digest-with-a-line-break": "7." + dig[:20] + "\r\n" + dig[22:],
+		}),
+		"enc": {
+			"unknown": "x2", "capital": "X1", "number": "1", "none": "none", "leading-zero": "x01", "character-more": "x1x", "space-after": "x1 ", "line-break": "x1\n",
+			"two": "x1,x1",
+		},
 	}
 }
 
@@ -104,14 +118,6 @@ func (b *book) fields() {
 	refuse := func(name, rule, description string, base func() *story, f func(text string) string) {
 		b.refuse("fields/"+name, rule, "bad-envelope", description, base, func(s *story) { s.letter.text = f })
 	}
-	all := strings.Split(full().letter.wire(domain).text, ";")
-	names := make([]string, len(all))
-	for i, p := range all {
-		names[i], _, _ = strings.Cut(p, "=")
-	}
-	if !slices.Equal(names, order) {
-		panic("a field is not in the letter that has all")
-	}
 	rule := func(name string) string {
 		if name == "v" {
 			return "F1" // nothing else begins a value
@@ -121,22 +127,52 @@ func (b *book) fields() {
 	edit := func(f func(pairs []string) []string) func(string) string {
 		return func(text string) string { return strings.Join(f(strings.Split(text, ";")), ";") }
 	}
-	for i, name := range names {
-		if slices.Contains(requiredFields, name) {
-			refuse("missing-"+name, rule(name), "without "+name, full, edit(func(p []string) []string { return slices.Delete(p, i, i+1) }))
+	// No message has every field: err and part are a reply's, body is a request's.
+	// Each field is broken in the first message that has it, and each pair of
+	// neighbours in the first that has both.
+	sealed := func() *story {
+		s := full()
+		s.letter.set("enc", "x1")
+		return s
+	}
+	bases := []func() *story{full, fullAsk, sealed}
+	names := func(base func() *story) (out []string) {
+		for p := range strings.SplitSeq(base().letter.wire(domain).text, ";") {
+			name, _, _ := strings.Cut(p, "=")
+			out = append(out, name)
 		}
-		refuse("doubled-"+name, "F2", name+" twice in a row", full, edit(func(p []string) []string { return slices.Insert(p, i, p[i]) }))
-		if name != "hd" {
-			refuse("again-at-the-end-"+name, "F2", name+" once more at the end", full, edit(func(p []string) []string { return append(p, p[i]) }))
+		return out
+	}
+	broken := map[string]func() *story{}
+	pairs := map[string]bool{}
+	for _, base := range bases {
+		names := names(base)
+		for i, name := range names {
+			if broken[name] == nil {
+				broken[name] = base
+				if slices.Contains(requiredFields, name) {
+					refuse("missing-"+name, rule(name), "without "+name, base, edit(func(p []string) []string { return slices.Delete(p, i, i+1) }))
+				}
+				refuse("doubled-"+name, "F2", name+" twice in a row", base, edit(func(p []string) []string { return slices.Insert(p, i, p[i]) }))
+				if name != "hd" {
+					refuse("again-at-the-end-"+name, "F2", name+" once more at the end", base, edit(func(p []string) []string { return append(p, p[i]) }))
+				}
+				refuse("empty-"+name, rule(name), name+" without a value", base, edit(func(p []string) []string { p[i] = name + "="; return p }))
+				refuse("without-equals-"+name, rule(name), name+" without an equals sign", base, edit(func(p []string) []string { p[i] = strings.Replace(p[i], "=", "", 1); return p }))
+				refuse("upper-case-"+name, rule(name), name+" in upper case", base, edit(func(p []string) []string {
+					p[i] = strings.ToUpper(name) + p[i][len(name):]
+					return p
+				}))
+			}
+			if i+1 < len(names) && !pairs[name+" "+names[i+1]] {
+				pairs[name+" "+names[i+1]] = true
+				refuse("swapped-"+name+"-and-"+names[i+1], rule(name), name+" after "+names[i+1], base, edit(func(p []string) []string { p[i], p[i+1] = p[i+1], p[i]; return p }))
+			}
 		}
-		refuse("empty-"+name, rule(name), name+" without a value", full, edit(func(p []string) []string { p[i] = name + "="; return p }))
-		refuse("without-equals-"+name, rule(name), name+" without an equals sign", full, edit(func(p []string) []string { p[i] = strings.Replace(p[i], "=", "", 1); return p }))
-		refuse("upper-case-"+name, rule(name), name+" in upper case", full, edit(func(p []string) []string {
-			p[i] = strings.ToUpper(name) + p[i][len(name):]
-			return p
-		}))
-		if i+1 < len(names) {
-			refuse("swapped-"+name+"-and-"+names[i+1], rule(name), name+" after "+names[i+1], full, edit(func(p []string) []string { p[i], p[i+1] = p[i+1], p[i]; return p }))
+	}
+	for i, name := range order {
+		if broken[name] == nil || i > 0 && name != "err" && !pairs[order[i-1]+" "+name] {
+			panic("a field is in no letter, or never beside the one before it: " + name)
 		}
 	}
 	refuse("unknown-at-the-end", "F2", "a field that version 1 does not have", call, func(t string) string { return t + ";x=1" })
@@ -154,8 +190,8 @@ func (b *book) fields() {
 
 	for _, name := range order {
 		for what, value := range spellings()[name] {
-			refuse(name+"-"+what, "F3", name+" is not in its one form: "+what, full, edit(func(p []string) []string {
-				p[slices.Index(names, name)] = name + "=" + value
+			refuse(name+"-"+what, "F3", name+" is not in its one form: "+what, broken[name], edit(func(p []string) []string {
+				p[slices.Index(names(broken[name]), name)] = name + "=" + value
 				return p
 			}))
 		}
@@ -175,12 +211,50 @@ func (b *book) fields() {
 		version(what, "bad-envelope", "the version is no number: "+what, to(v))
 	}
 
-	b.refuse("reply-fields/err-on-a-call", "F5", "bad-envelope", "only a reply has an error code", call, func(s *story) { s.letter.set("err", "disk-full") })
-	b.refuse("reply-fields/part-on-a-call", "F5", "bad-envelope", "only a reply has parts", call, func(s *story) { s.letter.set("part", "1/1") })
-	b.refuse("reply-fields/err-on-a-note", "F5", "bad-envelope", "only a reply has an error code", note, func(s *story) { s.letter.set("err", "disk-full") })
-	b.refuse("reply-fields/reply-without-parent", "F5", "bad-envelope", "a reply says what it answers", reply, func(s *story) { s.letter.drop("parent") })
+	b.classFields()
 
 	b.refuse("hops/seventeen", "F6", "loop", "one hop too many", call, func(s *story) { s.letter.set("hop", "17") })
 	b.refuse("hops/highest", "F6", "loop", "the highest number there is", call, func(s *story) { s.letter.set("hop", "9007199254740991") })
 	b.refuse("hops/seventeen-on-a-reply", "F6", "loop", "one hop too many, on a reply", reply, func(s *story) { s.letter.set("hop", "17") })
+}
+
+// classFields: what is said in messages of one class is refused in those of all
+// others.
+func (b *book) classFields() {
+	bases := []struct {
+		name, a string
+		base    func() *story
+	}{
+		{"call", "a-call", call}, {"ask", "an-ask", ask}, {"reply", "a-reply", reply}, {"body", "a-body", body}, {"event", "an-event", event},
+		{"note", "a-note", note}, {"beat", "a-beat", beat}, {"audit", "an-audit-message", audit},
+	}
+	for _, f := range []struct {
+		name, field, value, description string
+		in                              []string
+	}{
+		{"err", "err", "disk-full", "only a reply has an error code", []string{"reply"}},
+		{"part", "part", "1/1", "only a reply and a body have parts", []string{"reply", "body"}},
+		{"part-going-on", "part", "1+", "only a reply has pieces", []string{"reply"}},
+		{"body", "body", bodyOf("x"), "only a call and an ask promise a payload", []string{"call", "ask"}},
+		{"enc", "enc", "x1", "only an ask and a reply are sealed", []string{"ask", "reply"}},
+	} {
+		for _, c := range bases {
+			if slices.Contains(f.in, c.name) {
+				continue
+			}
+			b.refuse("reply-fields/"+f.name+"-on-"+c.a, "F5", "bad-envelope", f.description, c.base, func(s *story) {
+				s.letter.set(f.field, f.value)
+				if f.field == "body" {
+					s.letter.payload = nil
+				}
+			})
+		}
+	}
+	b.refuse("reply-fields/reply-without-parent", "F5", "bad-envelope", "a reply says what it answers", reply, func(s *story) { s.letter.drop("parent") })
+	b.refuse("reply-fields/body-without-parent", "F5", "bad-envelope", "a body says which invitation it follows", body, func(s *story) { s.letter.drop("parent") })
+	b.refuse("reply-fields/body-without-part", "F5", "bad-envelope", "a body comes in parts, if it is only one", body, func(s *story) { s.letter.drop("part") })
+	for name, base := range map[string]func() *story{"call": call, "ask": ask} {
+		b.refuse("reply-fields/body-and-payload-of-"+map[string]string{"call": "a-call", "ask": "an-ask"}[name], "F5", "bad-envelope",
+			"a request that promises a payload has none itself", base, func(s *story) { s.letter.set("body", bodyOf(payload)) })
+	}
 }

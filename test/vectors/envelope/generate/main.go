@@ -62,6 +62,8 @@ func all() *book {
 	b.authority()
 	b.nonces()
 	b.streams()
+	b.bodies()
+	b.stored()
 	b.order()
 	return b
 }

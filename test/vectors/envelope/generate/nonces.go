@@ -11,6 +11,7 @@ func (b *book) nonces() {
 	replayed("note", "a note, again", note, again(note().letter))
 	replayed("beat", "a beat, again", beat, again(beat().letter))
 	replayed("reply", "a reply, again", reply, again(reply().letter))
+	replayed("body", "a part of a body, again: lost ones are sent again as they are", body, again(body().letter))
 	replayed("other-message", "another message of the sender under a nonce that it used", note, func(s *story) {
 		s.earlier(t0+100, note().letter)
 		s.letter.payload = []byte("another payload")
@@ -35,7 +36,8 @@ func (b *book) nonces() {
 	since := func(n int64) func(*story) { return func(s *story) { s.receiver.ReplaySince = n } }
 	b.accept("replay-since-reached", "N3", "sent in the millisecond from which replays can be told", call, since(t0))
 	b.refuse("replay/since-call", "N3", "stale", "sent one millisecond before replays can be told", call, since(t0+1))
-	b.refuse("replay/since-note", "N3", "stale", "the same for a note", note, since(t0+1))
+	b.refuse("replay/since-ask", "N3", "stale", "the same for an ask", ask, since(t0+1))
+	b.accept("replay-since-note", "N3", "the shared store has no say in what is no call or ask", note, since(t0+1))
 
 	started := func(n int64) func(*story) { return func(s *story) { s.receiver.Started = n } }
 	b.accept("started-two-seconds-later", "N4", "sent two seconds before the receiver started", note, started(t0+2*second))

@@ -32,6 +32,7 @@ var faults = []struct {
 	{"3a", "wrong-subject", "a wildcard in the subject", func(s *story) { s.letter.subject = "mesh.call.helper.read.*" }},
 	{"3b", "sender-mismatch", "another sender's subject", func(s *story) { s.letter.subject = "mesh.call.helper.write.logs" }},
 	{"3d", "wrong-subject", "another scope's subject", func(s *story) { s.letter.subject = "mesh.call.writer.write.logs" }},
+	{"3f", "foreign-delivery", "out of a stream", func(s *story) { s.letter.reply = ack("MESH_EVENTS", "helper_inbox", 1, 41, nanos(t0)) }},
 	{"4", "stale", "older than the window", func(s *story) { s.letter.set("ts", itoa(t0-window)) }},
 	{"5", "suspended", "a suspended sender", func(s *story) { s.agent("writer").Status = "suspended" }},
 	{"6", "stale-epoch", "an epoch that is over", func(s *story) { s.letter.set("ep", "2.1") }},
@@ -82,8 +83,8 @@ func (b *book) order() {
 		s.letter.set("key", helper.public())
 		s.instance(helper).State = "revoked"
 	})
-	b.refuseAt("7", "order/floor-before-nonce", "N3", "stale", "a nonce that was used, of before replays can be told", note, func(s *story) {
-		s.earlier(t0+100, note().letter.set("ts", itoa(t0+60)))
+	b.refuseAt("7", "order/floor-before-nonce", "N3", "stale", "a nonce that was used, of before replays can be told", call, func(s *story) {
+		s.earlier(t0+100, call().letter.set("ts", itoa(t0+60)))
 		s.receiver.ReplaySince = t0 + 50
 	})
 	b.refuse("order/request-before-signature", "B2", "unmatched-reply", "a reply to nothing that is known, with a bad signature", reply, func(s *story) {

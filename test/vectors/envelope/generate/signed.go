@@ -107,6 +107,50 @@ func (b *book) signedBytes() {
 	b.refuse("trust-domain/other", "B3", "bad-signature", "the message was signed for another mesh", call, func(s *story) { s.signedFor = "other.example" })
 	b.refuse("trust-domain/capital", "B3", "bad-signature", "the message was signed for the same mesh in another case", call, func(s *story) { s.signedFor = "Mesh.example" })
 
+	field(fullAsk, "body", bodyOf("tail 21"), nil)
+	size := "70." + digest([]byte("tail 20"))
+	refuse("body-size", "B6", "the size in body was changed on the way", fullAsk, func(s *story) { s.letter.rewrite("body", size) })
+	refuse("body-removed", "B6", "body was removed, and what is left is a request without payload", fullAsk, func(s *story) {
+		s.letter.onTheWay(func(w *wire) {
+			w.setHeader("Mesh-Envelope", strings.Replace(w.header("Mesh-Envelope"), ";body="+bodyOf("tail 20"), "", 1))
+		})
+	})
+	refuse("enc-removed", "B6", "enc was removed: what is sealed as if anybody might read it", fullAsk, func(s *story) {
+		s.letter.onTheWay(func(w *wire) {
+			w.setHeader("Mesh-Envelope", strings.Replace(w.header("Mesh-Envelope"), ";enc=x1", "", 1))
+		})
+	})
+	refuse("enc-added", "B6", "enc was added to what anybody may read", reply, func(s *story) {
+		s.letter.onTheWay(func(w *wire) { w.setHeader("Mesh-Envelope", w.header("Mesh-Envelope")+";enc=x1") })
+	})
+	refuse("part-going-on", "B6", "a part was changed into one whose piece goes on", reply, func(s *story) {
+		s.subscription.Stream = true
+		s.letter.set("part", "1")
+		s.letter.rewrite("part", "1+")
+	})
+	refuse("body-moved-to-a-reply", "B6", "a body as a reply of the same agent", reply, func(s *story) {
+		s.subscription.Request, s.subscription.Stream = b64(theInvitation().digest()), true
+		s.subscription.Scope = ""
+		s.letter = bodyPart("1/1", wholeBody)
+		s.receiver.Agent = "reader"
+		s.letter.onTheWay(func(w *wire) { w.Subject = strings.Replace(w.Subject, "mesh.body.", "mesh.reply.", 1) })
+	})
+
+	b.refuse("request/body-without-invitation", "B2", "unmatched-reply", "the receiver invited nobody", body, func(s *story) { s.subscription.Request = "" })
+	b.refuse("request/body-after-nought", "B2", "unmatched-reply", "the receiver knows an invitation of zeros, which is nobody's", body, func(s *story) { s.subscription.Request = b64(make([]byte, 32)) })
+	b.refuse("request/body-after-another-invitation", "B6", "bad-signature", "a body that follows another invitation", body, func(s *story) {
+		s.subscription.Request = b64(sha([]byte("another invitation")))
+	})
+	b.refuse("request/body-bound-to-the-request", "B6", "bad-signature", "a body that was signed for the request, and not for the invitation", body, func(s *story) { s.letter.request = theRequest().digest() })
+	b.refuse("request/body-held-against-the-request", "B6", "bad-signature", "a receiver that holds a body against the request, and not against its invitation", body, func(s *story) {
+		s.subscription.Request = b64(theRequest().digest())
+	})
+	b.refuse("request/body-not-bound", "B6", "bad-signature", "a body that was signed without the invitation", body, func(s *story) { s.letter.request = nil })
+	b.refuse("request/same-nonce-other-body", "B6", "bad-signature", "a reply to the same request with another payload in parts", reply, func(s *story) {
+		s.letter = replyTo(theRequest(), "reply to the request")
+		s.subscription.Request = b64(theRequest().set("body", bodyOf("tail everything")).digest())
+	})
+
 	b.refuse("request/unknown", "B2", "unmatched-reply", "the receiver does not know the request", reply, func(s *story) { s.subscription.Request = "" })
 	b.refuse("request/nought", "B2", "unmatched-reply", "the receiver knows a request of zeros, which is nobody's", reply, func(s *story) { s.subscription.Request = b64(make([]byte, 32)) })
 	b.refuse("request/another", "B6", "bad-signature", "a reply that was swapped: it answers another request of the same caller", reply, func(s *story) {

@@ -34,11 +34,16 @@ type letter struct {
 	payload []byte
 	zeros   int
 	by      key
-	request []byte // SHA-256 of the request's signed bytes
+	request []byte // SHA-256 of the signed bytes of what it answers
 	text    func(string) string
 	sign    func(signed []byte) []byte
 	after   []func(*wire) // on the way
+	reply   string        // the NATS reply field, which nobody signs
+	pulled  *delivered    // what the reply field of a stored message says
 }
+
+// delivered is one delivery of a stored message.
+type delivered struct{ delivered, sequence, at int64 }
 
 // wire is a letter as it travels.
 type wire struct {
@@ -147,7 +152,7 @@ func (l *letter) number(name string) int64 {
 	return n
 }
 
-var order = []string{"v", "from", "key", "ts", "nonce", "corr", "parent", "ep", "hop", "tok", "ob", "dl", "ct", "err", "part", "hd"}
+var order = []string{"v", "from", "key", "ts", "nonce", "corr", "parent", "ep", "hop", "tok", "ob", "dl", "ct", "body", "enc", "err", "part", "hd"}
 
 // set sets a field, in its place.
 func (l *letter) set(name, value string) *letter {
@@ -215,7 +220,7 @@ func (w *wire) dropHeader(name string) {
 func (l *letter) wire(domain string) *wire {
 	l = &letter{
 		subject: l.subject, pairs: slices.Clone(l.pairs), app: l.app, noHD: l.noHD, payload: l.payload, zeros: l.zeros,
-		by: l.by, request: l.request, text: l.text, sign: l.sign, after: l.after,
+		by: l.by, request: l.request, text: l.text, sign: l.sign, after: l.after, reply: l.reply,
 	}
 	if len(l.app) > 0 && !l.noHD && !l.has("hd") {
 		l.set("hd", headerDigest(l.app))
@@ -235,7 +240,7 @@ func (l *letter) wire(domain string) *wire {
 		sign = l.sign
 	}
 	w.message = message{
-		Subject: l.subject, Payload: std64(l.payload), Zeros: l.zeros,
+		Subject: l.subject, Reply: l.reply, Payload: std64(l.payload), Zeros: l.zeros,
 		Headers: append([][2]string{{"Mesh-Envelope", w.text}, {"Mesh-Signature", "ed25519:" + b64(sign(w.signed))}}, l.app...),
 	}
 	for _, f := range l.after {
@@ -346,7 +351,7 @@ func reply() *story {
 	return s
 }
 
-// full is a reply with every field and two application headers.
+// full is a reply with every field but enc and two application headers.
 func full() *story {
 	s := reply()
 	s.letter.set("ob", orchestrator).set("dl", "30000").set("ct", "application/json").set("err", "disk-full").set("part", "1/1")
@@ -354,3 +359,82 @@ func full() *story {
 	s.letter.set("hd", headerDigest(s.letter.app))
 	return s
 }
+
+// fullAsk is an ask with every field and two application headers, whose payload
+// comes in parts.
+func fullAsk() *story {
+	s := ask()
+	s.letter.payload = nil
+	s.letter.set("parent", id("cause")).set("ob", orchestrator).set("dl", "30000").set("ct", "application/json")
+	s.letter.set("body", bodyOf("tail 20")).set("enc", "x1")
+	s.letter.app = [][2]string{{"Shard", "a"}, {"Shard", "b"}}
+	s.letter.set("hd", headerDigest(s.letter.app))
+	return s
+}
+
+// bodyOf is what a request says of a payload that it sends in parts.
+func bodyOf(payload string) string { return itoa(int64(len(payload))) + "." + digest([]byte(payload)) }
+
+// theRequest is theCall with a payload that comes in parts, and theInvitation is
+// reader's first answer to it.
+func theRequest() *letter {
+	l := theCall().set("nonce", id("request")).set("body", bodyOf(wholeBody))
+	l.payload = nil
+	return l
+}
+
+func theInvitation() *letter {
+	l := replyTo(theRequest(), "invitation").set("part", "1")
+	l.payload = nil
+	return l
+}
+
+// wholeBody is the payload that theRequest promises.
+const wholeBody = "tail 20 of each shard"
+
+// bodyPart is one part of it.
+func bodyPart(part, content string) *letter {
+	invitation := theInvitation()
+	nonce := invitation.field("nonce")
+	l := plain("writer", writer, join("mesh.body.writer.reader", instanceOf(reader.public()), nonce), "body part "+part)
+	l.set("parent", nonce).set("part", part)
+	l.payload, l.request = []byte(content), invitation.digest()
+	return l
+}
+
+// body is the receiver of that payload, and the whole of it in one part.
+func body() *story {
+	s := world("body", "", "")
+	s.letter = bodyPart("1/1", wholeBody)
+	s.subscription = subscription{
+		Class: "body", From: "writer", Request: b64(s.letter.request), Key: writer.public(), Body: theRequest().field("body"),
+	}
+	return s
+}
+
+// storedEvent is an event that reader pulls two hours after it was published.
+func storedEvent() *story {
+	s := event()
+	s.letter = publish(event().letter, 1, 41, t0+100)
+	s.subscription.Stored = &pull{Consumer: consumer, MaxAge: 7 * 24 * hour}
+	s.receiver.Now = t0 + 2*hour
+	return s
+}
+
+const consumer = "reader_inbox"
+
+// publish puts an event into the stream, as the message with that sequence, at a
+// time in milliseconds, and hands it out.
+func publish(l *letter, times, sequence, at int64) *letter {
+	l.onTheWay(func(w *wire) { w.addHeader("Nats-Msg-Id", l.field("nonce")) })
+	l.pulled = &delivered{times, sequence, at}
+	l.reply = ack("MESH_EVENTS", consumer, times, sequence, nanos(at))
+	return l
+}
+
+func ack(stream, consumer string, times, sequence int64, at string) string {
+	return join("$JS.ACK", stream, consumer, itoa(times), itoa(sequence), itoa(sequence+16), at, "0")
+}
+
+// nanos writes milliseconds as nanoseconds.
+func nanos(ms int64) string { return itoa(ms) + "000000" }

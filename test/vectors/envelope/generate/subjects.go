@@ -43,6 +43,13 @@ func (b *book) subjects() {
 	form("reply-without-nonce", "a reply to nothing", join("mesh.reply.reader.writer", inst), reply)
 	form("reply-of-more-tokens", "a reply with a token more", join("mesh.reply.reader.writer", inst, nonce, "x"), reply)
 	form("reply-without-instance", "a reply to no instance", join("mesh.reply.reader.writer", nonce), reply)
+	invited, at := id("invitation"), instanceOf(reader.public())
+	form("body-without-nonce", "a body for nothing", join("mesh.body.writer.reader", at), body)
+	form("body-of-more-tokens", "a body with a token more", join("mesh.body.writer.reader", at, invited, "x"), body)
+	form("body-without-instance", "a body for no instance", join("mesh.body.writer.reader", invited), body)
+	form("body-without-recipient", "a body for no agent", join("mesh.body.writer", at, invited), body)
+	form("body-to-wildcard", "a body for whoever", join("mesh.body.writer.*", at, invited), body)
+	form("body-in-upper-case-of-the-prefix", "a body under another prefix", join("MESH.body.writer.reader", at, invited), body)
 
 	b.refuse("sender/of-another-agent", "R2", "sender-mismatch", "writer signs on helper's subject", call, func(s *story) { s.letter.subject = "mesh.call.helper.read.logs" })
 	b.refuse("sender/from-another-agent", "R2", "sender-mismatch", "writer says that it is helper", call, func(s *story) { s.letter.set("from", "helper") })
@@ -57,6 +64,15 @@ func (b *book) subjects() {
 		s.letter.subject = strings.Replace(s.letter.subject, ".reader.", ".helper.", 1)
 	})
 
+	b.refuse("sender/of-a-body", "R2", "sender-mismatch", "a body on another caller's subject", body, func(s *story) {
+		s.letter.subject = strings.Replace(s.letter.subject, ".writer.", ".helper.", 1)
+	})
+
+	b.refuseAt("3c", "place/body-with-wrong-parent", "R3", "wrong-subject", "parent is another invitation's nonce", body, func(s *story) { s.letter.set("parent", id("another invitation")) })
+	b.refuseAt("3c", "place/body-with-the-request-for-parent", "R3", "wrong-subject", "parent is the request's nonce", body, func(s *story) { s.letter.set("parent", theRequest().field("nonce")) })
+	b.refuseAt("3c", "place/body-on-the-subject-of-another-invitation", "R3", "wrong-subject", "the subject is another invitation's", body, func(s *story) {
+		s.letter.subject = strings.Replace(s.letter.subject, invited, id("another invitation"), 1)
+	})
 	b.refuseAt("3c", "place/reply-with-wrong-parent", "R3", "wrong-subject", "parent is another request's nonce", reply, func(s *story) { s.letter.set("parent", id("another request")) })
 	b.refuseAt("3c", "place/reply-on-the-subject-of-another-request", "R3", "wrong-subject", "the subject is another request's", reply, func(s *story) {
 		s.letter.subject = strings.Replace(s.letter.subject, nonce, id("another request"), 1)
@@ -95,5 +111,20 @@ func (b *book) subjects() {
 		s.subscription = subscription{Class: "call", Tail: dotted, Scope: scope}
 	})
 
+	b.refuse("subscription/body-to-another", "R4", "wrong-subject", "a body for another agent", body, func(s *story) { s.receiver.Agent = "helper" })
+	b.refuse("subscription/body-for-reply", "R4", "wrong-subject", "a body where a reply is expected", reply, func(s *story) {
+		s.letter = body().letter
+		s.receiver.Agent = "reader"
+	})
+	b.refuse("subscription/reply-for-body", "R4", "wrong-subject", "a reply where a body is expected", body, func(s *story) {
+		s.letter = theInvitation()
+		s.receiver.Agent = "writer"
+	})
+
+	b.refuse("responder/body-of-another", "R5", "wrong-responder", "writer was invited, and helper sends a body", body, func(s *story) {
+		s.letter.subject = strings.Replace(s.letter.subject, ".writer.", ".helper.", 1)
+		s.letter.by = helper
+		s.letter.set("from", "helper").set("key", helper.public())
+	})
 	b.refuse("responder/another", "R5", "wrong-responder", "helper was asked, and reader answers", reply, func(s *story) { s.subscription.From = "helper" })
 }

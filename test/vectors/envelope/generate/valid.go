@@ -19,6 +19,23 @@ func (b *book) valid() {
 	b.accept("reply-with-every-field", "F2", "every field, and application headers", full, nil)
 	b.accept("reply-with-an-error", "F5", "the handler refuses with a stable code", reply, func(s *story) { s.letter.set("err", "disk-full") })
 	b.accept("reply-of-one-part", "P2", "a stream of one part is a whole reply", reply, func(s *story) { s.letter.set("part", "1/1") })
+	b.accept("call-with-a-body", "Q1", "a call whose payload comes in parts; the digest of an invitation to send it is what the bodies of other vectors are bound to", call, func(s *story) { s.letter = theRequest() })
+	b.accept("invitation", "Q1", "the first part of reader's answer to that, without payload: writer now sends the payload", reply, func(s *story) {
+		s.letter = theInvitation()
+		s.subscription.Request, s.subscription.Stream = b64(s.letter.request), true
+	})
+	b.accept("ask-with-every-field", "F2", "an ask whose payload is sealed and comes in parts, with every field that a request can have", fullAsk, nil)
+	b.accept("ask-sealed", "F5", "an ask whose payload is sealed to reader; what is in it is not the envelope's affair", ask, func(s *story) { s.letter.set("enc", "x1") })
+	b.accept("reply-sealed", "F5", "a reply whose payload is sealed to writer", reply, func(s *story) { s.letter.set("enc", "x1") })
+	b.accept("reply-with-every-field-and-sealed", "F2", "every field that a reply can have", full, func(s *story) { s.letter.set("enc", "x1") })
+	b.accept("body-of-64-mib", "F3", "the largest payload that a request may promise", call, func(s *story) {
+		s.letter.set("body", "67108864."+digest([]byte("x")))
+		s.letter.payload = nil
+	})
+	b.accept("body-of-one-byte", "F3", "the smallest", ask, func(s *story) {
+		s.letter.set("body", bodyOf("x"))
+		s.letter.payload = nil
+	})
 	b.accept("event", "O1", "an event on a topic", event, nil)
 	b.accept("note", "O1", "a note, which needs no scope", note, nil)
 	b.accept("note-with-empty-payload", "B6", "the payload is empty", note, func(s *story) { s.letter.payload = nil })

@@ -56,6 +56,15 @@ type subscription struct {
 	From    string `json:"from,omitempty"`
 	Request string `json:"request,omitempty"`
 	Stream  bool   `json:"stream,omitempty"`
+	Key     string `json:"key,omitempty"`
+	Body    string `json:"body,omitempty"`
+	Stored  *pull  `json:"stored,omitempty"`
+}
+
+// pull is a durable subscription.
+type pull struct {
+	Consumer string `json:"consumer"`
+	MaxAge   int64  `json:"max_age"`
 }
 
 type directory struct {
@@ -88,6 +97,7 @@ type earlier struct {
 
 type message struct {
 	Subject string      `json:"subject"`
+	Reply   string      `json:"reply,omitempty"`
 	Headers [][2]string `json:"headers"`
 	Payload string      `json:"payload"`
 	Zeros   int         `json:"payload_zeros,omitempty"`
@@ -99,8 +109,16 @@ type accepted struct {
 	Fields    map[string]string `json:"fields"`
 	Headers   [][2]string       `json:"headers"`
 	Remaining *int64            `json:"remaining,omitempty"`
+	Stored    *place            `json:"stored,omitempty"`
 	Signed    string            `json:"signed"`
 	Digest    string            `json:"digest"`
+}
+
+// place is what the server said of a stored message.
+type place struct {
+	Sequence    int64  `json:"sequence"`
+	Time        string `json:"time"`
+	Redelivered bool   `json:"redelivered,omitempty"`
 }
 
 // authority is the one file that all vectors share.
@@ -119,13 +137,15 @@ var sections = map[byte]string{
 	'A': "4. Application headers",
 	'L': "5. Limits",
 	'S': "6. Keys and signatures in their one encoding",
-	'P': "7. Streamed replies",
+	'P': "7. Payloads in parts",
+	'Q': "7. Payloads in parts",
 	'O': "8. Verification order",
 	'R': "8. Verification order",
 	'T': "8. Verification order",
 	'D': "8. Verification order",
 	'C': "8. Verification order",
 	'N': "8. Verification order",
+	'E': "8. Verification order",
 }
 
 // steps at which the rules are checked, where it is always the same.
@@ -136,12 +156,13 @@ var steps = map[string]string{
 	"A1": "8", "A2": "8",
 	"L1": "1", "L2": "1", "L3": "1", "L4": "1", "L5": "1", "L6": "1", "L7": "1",
 	"S3": "2e", "S4": "8",
-	"P1": "12", "P2": "12",
+	"P1": "12", "P2": "12", "P5": "12", "Q3": "12", "Q4": "12",
 	"R1": "3a", "R2": "3b", "R4": "3d", "R5": "3e",
 	"T1": "4", "T2": "4", "T3": "4",
 	"D1": "5", "D2": "5", "D3": "5", "D4": "5", "D5": "6", "D7": "5",
 	"C1": "9", "C2": "9",
 	"N3": "7", "N4": "7", "N6": "10", "N7": "11",
+	"E1": "3f", "E2": "3f", "E3": "4", "E4": "4", "E5": "4", "E6": "5", "E7": "7", "E8": "9",
 }
 
 // book collects the vectors.
@@ -192,9 +213,12 @@ func (b *book) accept(name, rule, description string, base func() *story, tell f
 	if _, ok := a.Fields["hd"]; ok {
 		a.Headers = sorted(s.letter.app)
 	}
-	if s.letter.has("dl") {
+	if s.letter.has("dl") && s.subscription.Stored == nil {
 		left := min(s.letter.number("dl"), s.letter.number("dl")-(s.receiver.Now-s.letter.number("ts")))
 		a.Remaining = &left
+	}
+	if p := s.letter.pulled; s.subscription.Stored != nil {
+		a.Stored = &place{p.sequence, nanos(p.at), p.delivered > 1}
 	}
 	v.Accept = a
 }

@@ -1,0 +1,20 @@
+package meshclient
+
+import (
+	"context"
+
+	"github.com/sealmesh/sealmesh/capability"
+)
+
+// UnderWay counts what is kept for calls that are not over: those that wait, those
+// that are worked on, and cancelled ones whose turn did not come.
+func (m *Mesh) UnderWay() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.pending) + len(m.works) + len(m.cancelled)
+}
+
+// ChainFor is chainFor, which every message that rests on a right asks.
+func (m *Mesh) ChainFor(ctx context.Context, scope capability.Scope) (*capability.Chain, error) {
+	return m.chainFor(ctx, scope)
+}
