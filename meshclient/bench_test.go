@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/sealmesh/sealmesh/meshclient"
 	"github.com/sealmesh/sealmesh/meshclient/meshtest"
 )
 
@@ -86,5 +87,28 @@ func BenchmarkPlainRequest(b *testing.B) {
 		if _, err := caller.Request("read.logs", payload, nats.DefaultTimeout); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkLargeCall sends 16 MiB there, in parts, and back.
+func BenchmarkLargeCall(b *testing.B) {
+	m := meshtest.New(b)
+	reader := m.Agent("reader", meshtest.Handles("read:logs"))
+	asker := m.Agent("asker", meshtest.Calls("read:logs"))
+	if err := reader.Handle("read:logs", echo); err != nil {
+		b.Fatal(err)
+	}
+	payload := make([]byte, 16<<20)
+	for name, opts := range map[string][]meshclient.CallOption{
+		"plain": nil, "sealed": {meshclient.To("reader"), meshclient.Sealed()},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(2 * int64(len(payload)))
+			for b.Loop() {
+				if _, err := asker.Call(context.Background(), "read:logs", payload, opts...); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

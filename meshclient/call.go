@@ -30,6 +30,7 @@ type Reply struct {
 	Correlation string // of the whole call tree
 	Nonce       string // of the call
 	Last        bool   // nothing follows; of a [Mesh.Stream] all but the last are without it
+	Sealed      bool   // nobody on its way could read it
 }
 
 // pending is a call that waits. Replies are judged by the goroutine that made
@@ -72,18 +73,24 @@ func (m *Mesh) outgoing(scope string, data []byte, opts []CallOption) (outgoingC
 	if err != nil {
 		return outgoingCall{}, denied(err)
 	}
-	c := callConfig{idle: DefaultIdleTimeout}
+	c := callConfig{idle: DefaultIdleTimeout, most: limits.Body}
 	for _, o := range opts {
 		o(&c)
+	}
+	if c.most < 1 || c.most > limits.Body {
+		return outgoingCall{}, fmt.Errorf("%w: an answer has 1 to %d bytes", ErrConfig, limits.Body)
 	}
 	if c.idle < time.Millisecond {
 		return outgoingCall{}, fmt.Errorf("%w: an idle timeout has at least a millisecond", ErrConfig)
 	}
-	call := outgoingCall{scope: s, data: data, limited: c.limited, behalf: c.behalf, contentType: c.ct, idle: c.idle}
+	call := outgoingCall{scope: s, data: data, limited: c.limited, behalf: c.behalf, contentType: c.ct, idle: c.idle, sealed: c.sealed, most: c.most}
 	if c.to != "" {
 		if call.to, err = agentid.Parse(c.to); err != nil {
 			return outgoingCall{}, denied(denial.New(denial.BadInput, "%w", err))
 		}
+	}
+	if call.sealed && (call.to.IsZero() || call.ofMesh()) {
+		return outgoingCall{}, fmt.Errorf("%w: Sealed needs To, and an agent that is no part of the mesh itself", ErrConfig)
 	}
 	return call, nil
 }
@@ -97,9 +104,33 @@ type outgoingCall struct {
 	limited     bool // by behalf, which an application may have left nil
 	behalf      *Request
 	parts       *parts // where the parts of a stream go; nil: only the end is wanted
+	sealed      bool
+	fresh       bool // the list of those to whom it is sealed was found old
+	most        int  // bytes of the answer; 0: of what one message holds
 }
 
+// mostBytes is how large the answer may be.
+func (c outgoingCall) mostBytes() int {
+	if c.most == 0 {
+		return limits.Payload
+	}
+	return c.most
+}
+
+// ofMesh reports whether the mesh itself answers. It takes nothing in parts.
+func (c outgoingCall) ofMesh() bool { return c.scope.Verb() == "admin" || c.scope.Verb() == "self" }
+
 func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
+	reply, err := m.callOnce(ctx, c)
+	var shut *notOpened
+	if errors.As(err, &shut) && ctx.Err() == nil {
+		c.fresh = true
+		reply, err = m.callOnce(ctx, c)
+	}
+	return reply, err
+}
+
+func (m *Mesh) callOnce(ctx context.Context, c outgoingCall) (*Reply, error) {
 	start := m.cfg.clock()
 	at := placeOf(ctx)
 	rec := audit.Record{
@@ -112,12 +143,22 @@ func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
 	rec.Verdict = audit.Accepted
 	if err != nil {
 		err = denied(err)
-		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), clipText(err.Error())
+		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), detailOf(err, c.sealed)
 	} else {
 		rec.Peer = reply.From
 	}
 	audit.Write(&m.log, rec)
 	return reply, err
+}
+
+// detailOf is what the log says of an error beside its reason. The text of a handler's
+// own error is content, and nobody else's where it travels sealed.
+func detailOf(err error, sealed bool) string {
+	var e *Error
+	if sealed && errors.As(err, &e) {
+		return ""
+	}
+	return clipText(err.Error())
 }
 
 func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.Record) (*Reply, error) {
@@ -130,8 +171,8 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	if at.hop > limits.Hops {
 		return nil, denial.New(denial.Loop, "call tree is deeper than %d", limits.Hops)
 	}
-	if len(c.data) > limits.Payload {
-		return nil, denial.New(denial.TooLarge, "payload of %d bytes, at most %d", len(c.data), limits.Payload)
+	if len(c.data) > limits.Body || c.ofMesh() && len(c.data) > m.inline() {
+		return nil, denial.New(denial.TooLarge, "payload of %d bytes, at most %d", len(c.data), limits.Body)
 	}
 	behalf := ""
 	if c.limited {
@@ -171,7 +212,20 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	if !c.to.IsZero() {
 		subj = m.space.Ask(m.info.Agent, c.to, c.scope.Dotted())
 	}
-	msg, f, digest, err := m.speaker.Message(subj, f, nil, c.data, nil)
+	data := c.data
+	if c.sealed {
+		var err error
+		if data, err = m.sealRequest(waiting, c.to, f.Nonce, data, c.fresh); err != nil {
+			return nil, err
+		}
+		f.Enc = envelope.X1
+		rec.Payload, rec.Size = payloadDigest(data), len(data) // nothing of the plain text is logged
+	}
+	var body []byte
+	if len(data) > m.inline() {
+		f.Body, body, data = envelope.BodyOf(data), data, nil
+	}
+	msg, f, digest, err := m.speaker.Message(subj, f, nil, data, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -189,6 +243,7 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 		}
 	}()
 	r := newReception(m, want, c, rec, msg, f.Time)
+	r.body = body
 	if err := m.conn().PublishMsg(msg); err != nil {
 		return nil, unsent(err)
 	}

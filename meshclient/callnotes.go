@@ -34,7 +34,7 @@ func (m *Mesh) noted(kind string, msg *nats.Msg) bool {
 	id := callID{p.Sender, n.Request}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.works[id] != nil || m.answers.find(id) != nil
+	return m.works[id] != nil || m.bodies[id] != nil || m.answers.find(id) != nil
 }
 
 // takeReceived takes what a caller has, or asks for what it was not brought. It
@@ -47,7 +47,7 @@ func (m *Mesh) takeReceived(v *envelope.Verified) error {
 	id := callID{v.From(), n.Request}
 	var again []*nats.Msg
 	m.mu.Lock()
-	w := m.works[id]
+	w, b := m.works[id], m.bodies[id]
 	if a := m.answers.find(id); a != nil && a.instance == v.Instance() {
 		if !a.whole() {
 			m.answers.confirmed(a, n.Parts)
@@ -57,6 +57,9 @@ func (m *Mesh) takeReceived(v *envelope.Verified) error {
 	m.mu.Unlock()
 	if w != nil && w.by(v) {
 		w.confirmed(n.Parts, n.Most)
+	}
+	if b != nil && b.by(v) {
+		b.confirmed(n.Parts, n.Most)
 	}
 	m.resend(again)
 	return nil

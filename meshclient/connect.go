@@ -17,6 +17,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/limits"
+	"github.com/sealmesh/sealmesh/internal/seal"
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
@@ -67,11 +68,12 @@ func Connect(ctx context.Context, opts ...Option) (*Mesh, error) {
 // the file.
 type keyError struct {
 	dir     *agentdir.Dir
+	file    string
 	problem string
 }
 
 func (e *keyError) Error() string {
-	return "meshclient: " + e.dir.File(agentdir.KeyFile) + " " + e.problem
+	return "meshclient: " + e.dir.File(e.file) + " " + e.problem
 }
 
 // Hint says what helps.
@@ -88,10 +90,18 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 	key, err := envelope.NewKey(seed)
 	clear(seed)
 	if err != nil {
-		return nil, &keyError{dir, "holds no user nkey"}
+		return nil, &keyError{dir, agentdir.KeyFile, "holds no user nkey"}
 	}
 	if agentid.InstanceOf(key.PublicKey()) != info.Instance {
-		return nil, &keyError{dir, fmt.Sprintf("is not the key of instance %s/%s", info.Agent, info.Instance)}
+		return nil, &keyError{dir, agentdir.KeyFile, fmt.Sprintf("is not the key of instance %s/%s", info.Agent, info.Instance)}
+	}
+	if seed, err = dir.CurveSeed(); err != nil {
+		return nil, err
+	}
+	curve, err := seal.NewKey(seed)
+	clear(seed)
+	if err != nil {
+		return nil, &keyError{dir, agentdir.CurveFile, "holds no curve key"}
 	}
 	source, err := dir.Source()
 	if err != nil {
@@ -106,13 +116,14 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		return nil, fmt.Errorf("meshclient: %s: %w", dir.File(agentdir.InfoFile), err)
 	}
 	m := &Mesh{
-		cfg: cfg, dir: dir, info: info, space: space, key: key, tls: source,
+		cfg: cfg, dir: dir, info: info, space: space, key: key, curve: curve, tls: source,
 		log:      cfg.log.With().Str("agent", info.Agent.String()).Str("self", info.Instance.String()).Logger(),
 		handlers: map[capability.Scope]*handler{},
 		topics:   map[string]*topic{},
 		durables: map[string]*durable{},
 		pending:  map[string]*pending{},
 		works:    map[callID]*work{}, cancelled: map[callID]cancelled{},
+		bodies:   map[callID]*body{},
 		held:     map[string]loan{},
 		rotated:  make(chan struct{}),
 		wake:     make(chan string, 16),
@@ -126,6 +137,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 	reader := &gate.NATSReader{Conn: m.conn, Leader: gate.AgentLeader(space)}
 	if m.peers, err = gate.NewPeers(gate.PeersConfig{
 		Roots: info.Roots, Ring: ring, Reader: reader, Clock: cfg.clock, Log: m.log, OnChange: m.onPeerChange,
+		Instances: m.listInstances,
 	}); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
 )
@@ -27,6 +28,7 @@ type Request struct {
 	Scope       capability.Scope
 	Data        []byte
 	ContentType string
+	Sealed      bool   // nobody on its way could read it, and nobody will read the answer
 	Correlation string // of the whole call tree
 	Nonce       string
 	Parent      string    // nonce of what caused the call, where something did
@@ -75,6 +77,7 @@ type handler struct {
 	handles capability.Scope // what its answers rest on
 	fn      Handler
 	slots   chan struct{}
+	most    int // bytes of a request
 }
 
 // admitTimeout bounds the checks of one message, which may need to read the
@@ -93,19 +96,22 @@ func (m *Mesh) Handle(scope string, fn Handler, opts ...HandleOption) error {
 	if err != nil {
 		return denied(err)
 	}
-	c := handleConfig{inFlight: DefaultMaxInFlight}
+	c := handleConfig{inFlight: DefaultMaxInFlight, most: limits.Body}
 	for _, o := range opts {
 		o(&c)
 	}
 	if c.inFlight < 1 || fn == nil {
 		return fmt.Errorf("%w: Handle needs a function and room for at least one request", ErrConfig)
 	}
+	if c.most < 1 || c.most > limits.Body {
+		return fmt.Errorf("%w: a request has 1 to %d bytes", ErrConfig, limits.Body)
+	}
 	ctx, cancel := context.WithTimeout(m.ctx, connectTimeout)
 	defer cancel()
 	if _, err := m.ready(ctx, handles); err != nil {
 		return m.notHeld(err, "--handle "+scope)
 	}
-	h := &handler{scope: s, handles: handles, fn: fn, slots: make(chan struct{}, c.inFlight)}
+	h := &handler{scope: s, handles: handles, fn: fn, slots: make(chan struct{}, c.inFlight), most: c.most}
 	m.attaching.Lock()
 	defer m.attaching.Unlock()
 	m.mu.Lock()
@@ -179,6 +185,9 @@ func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
 		Sender: f.From, Instance: v.Instance(), Peer: m.info.Agent, Scope: h.scope.String(), Subject: msg.Subject,
 		Chain: f.Token, Payload: payloadDigest(msg.Data), Size: len(msg.Data),
 	}
+	if !f.Body.IsZero() {
+		rec.Payload, rec.Size = f.Body.Digest, f.Body.Size
+	}
 	if m.ctx.Err() != nil {
 		rec.Verdict, rec.Reason = audit.Failed, causeDraining
 		err = m.answer(h, v, gate.Answer{Err: CodeUnavailable, Data: []byte(causeDraining)})
@@ -208,7 +217,16 @@ func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *
 		return nil
 	}
 	defer w.end()
-	answer, err := m.work(ctx, w)
+	data, err := m.payload(w)
+	if denial.Of(err) != "" {
+		rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), denial.Detail(err)
+		m.tellRefused(*rec, true)
+		return w.finish(refusal(err))
+	}
+	var answer gate.Answer
+	if err == nil {
+		answer, err = m.work(ctx, w, data)
+	}
 	if err == nil && ctx.Err() != nil {
 		// What is done past the end is no answer any more, whoever still listens.
 		answer, err = gate.Answer{}, context.Cause(ctx)
@@ -219,7 +237,7 @@ func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *
 		if m.ctx.Err() != nil && answer.Err == CodeUnavailable {
 			answer.Data = []byte(causeDraining)
 		}
-		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Reason(answer.Err), clipText(err.Error())
+		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Reason(answer.Err), detailOf(err, bool(v.Fields().Enc))
 		switch cause := context.Cause(ctx); {
 		case errors.Is(cause, ErrCancelled):
 			rec.Reason = reasonCancelled
@@ -246,9 +264,28 @@ const (
 	reasonCallerGone denial.Reason = "caller-gone"
 )
 
+// payload returns what the request says: what it brought itself, or promised to
+// bring, opened where it is sealed.
+func (m *Mesh) payload(w *work) ([]byte, error) {
+	f, data := w.request.Fields(), w.request.Data()
+	if size := max(len(data), f.Body.Size); size > w.handler.most {
+		return nil, denial.New(denial.TooLarge, "request of %d bytes, at most %d", size, w.handler.most)
+	}
+	if !f.Body.IsZero() {
+		var err error
+		if data, err = w.gather(); err != nil {
+			return nil, err
+		}
+	}
+	if f.Enc {
+		return m.openRequest(f, data)
+	}
+	return data, nil
+}
+
 // work runs the application's function; a panic in it is an error of this
 // request alone.
-func (m *Mesh) work(ctx context.Context, w *work) (answer gate.Answer, err error) {
+func (m *Mesh) work(ctx context.Context, w *work, data []byte) (answer gate.Answer, err error) {
 	h, v := w.handler, w.request
 	defer func() {
 		if r := recover(); r != nil {
@@ -258,10 +295,10 @@ func (m *Mesh) work(ctx context.Context, w *work) (answer gate.Answer, err error
 	}()
 	f := v.Fields()
 	req := &Request{
-		From: f.From, Instance: v.Instance(), Scope: h.scope, Data: v.Data(), ContentType: f.ContentType,
+		From: f.From, Instance: v.Instance(), Scope: h.scope, Data: data, ContentType: f.ContentType, Sealed: bool(f.Enc),
 		Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent, Sent: f.Time, fields: f, work: w,
 	}
-	data, err := h.fn(ctx, req)
+	data, err = h.fn(ctx, req)
 	return gate.Answer{Data: data, ContentType: req.answers}, err
 }
 
@@ -273,17 +310,23 @@ func (m *Mesh) refuse(h *handler, v *envelope.Verified, err error) {
 		// The copy's sender may be anybody, and the true one has its answer.
 		return
 	}
-	body, e := json.Marshal(wire.Failure{Reason: reason, Hint: denial.Hint(reason)})
-	if e != nil {
-		return
-	}
-	if e := m.answer(h, v, gate.Answer{Err: CodeDenied, Data: body}); e != nil {
+	if e := m.answer(h, v, refusal(err)); e != nil {
 		m.log.Warn().Err(e).Msg("refusal could not be sent")
 	}
 }
 
+// refusal is the answer that says why there is none.
+func refusal(err error) gate.Answer {
+	reason := denial.Of(err)
+	body, err := json.Marshal(wire.Failure{Reason: reason, Hint: denial.Hint(reason)})
+	if err != nil {
+		return gate.Answer{Err: CodeInternal}
+	}
+	return gate.Answer{Err: CodeDenied, Data: body}
+}
+
 func (m *Mesh) answer(h *handler, v *envelope.Verified, a gate.Answer) error {
-	reply, err := m.reply(h, v, a)
+	reply, _, err := m.reply(h, v, a)
 	if err != nil {
 		return err
 	}

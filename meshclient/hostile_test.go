@@ -476,13 +476,13 @@ func TestAwayIsNotForEver(t *testing.T) {
 	}
 }
 
-// An answer that the server does not take does not leave the caller waiting.
+// An answer that is too large to be sent does not leave the caller waiting.
 func TestAnswerTooLarge(t *testing.T) {
 	m := mesh(t, quiet())
 	reader := connected(t, m, enrolled(t, m, "reader", registry.Rights{Handle: scopes("read:logs")}))
 	asker := connected(t, m, enrolled(t, m, "asker", registry.Rights{Call: scopes("read:logs")}))
 	handle(t, reader, "read:logs", func(context.Context, *meshclient.Request) ([]byte, error) {
-		return bytes.Repeat([]byte("x"), 9<<20), nil
+		return make([]byte, 64<<20+1), nil
 	})
 	_, err := asker.Call(within(t, 10*time.Second), "read:logs", nil)
 	var e *meshclient.Error

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
-	"github.com/sealmesh/sealmesh/internal/limits"
 )
 
 // jsonType is the content type of JSON.
@@ -69,9 +67,6 @@ func HandleJSON[In, Out any](fn func(ctx context.Context, req *Request, in In) (
 func readJSON(contentType string, data []byte, into any) error {
 	if contentType != jsonType {
 		return fmt.Errorf("content type %q is not %s", contentType, jsonType)
-	}
-	if len(data) > limits.Payload {
-		return fmt.Errorf("payload of %d bytes, at most %d", len(data), limits.Payload)
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	if err := d.Decode(into); err != nil {

@@ -48,12 +48,13 @@ type link struct {
 	predecessor <-chan struct{} // closed when the old connection brings no more; nil: there is none
 	drained     chan struct{}   // the same for this one
 
-	mu   sync.Mutex
-	back chan struct{}   // closed and replaced whenever the server is there again
-	has  map[string]bool // digests of the chains and the footing that the grant rests on
-	lent map[string]loan // what of that others lent
-	work []*nats.Subscription
-	base []*nats.Subscription
+	mu     sync.Mutex
+	back   chan struct{}   // closed and replaced whenever the server is there again
+	has    map[string]bool // digests of the chains and the footing that the grant rests on
+	lent   map[string]loan // what of that others lent
+	work   []*nats.Subscription
+	base   []*nats.Subscription
+	bodies bool // base has what is sent in parts to handlers
 
 	pullers []*puller     // of durable subscriptions
 	halt    chan struct{} // closed when no more is to be pulled here
@@ -208,9 +209,30 @@ func (l *link) attach() error {
 	return l.flush()
 }
 
+// attachBodies subscribes what is sent in parts to handlers, once. It goes on until
+// the last of them has returned.
+func (l *link) attachBodies() error {
+	m := l.mesh
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bodies {
+		return nil
+	}
+	filter := m.space.BodyFilter(m.info.Agent, m.info.Instance)
+	sub, err := l.nc.Subscribe(filter, m.onReply)
+	if err != nil {
+		return fmt.Errorf("meshclient: subscribing %s: %w", filter, err)
+	}
+	l.base, l.bodies = append(l.base, sub), true
+	return nil
+}
+
 func (l *link) attachHandler(h *handler) error {
 	m := l.mesh
 	dotted := h.scope.Dotted()
+	if err := l.attachBodies(); err != nil {
+		return err
+	}
 	for _, s := range []struct {
 		class  subject.Class
 		filter string

@@ -18,6 +18,7 @@ import (
 	"github.com/sealmesh/sealmesh/heartbeat"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/seal"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/pki"
 )
@@ -30,6 +31,7 @@ type Mesh struct {
 	info    agentdir.Info
 	space   subject.Space
 	key     *envelope.Key
+	curve   *seal.Key
 	tls     *pki.Source
 	gate    *gate.Gate
 	peers   *gate.Peers
@@ -52,6 +54,8 @@ type Mesh struct {
 	works     map[callID]*work     // requests that are worked on
 	cancelled map[callID]cancelled // calls whose turn had not come by then
 	answers   answers              // what was answered lately
+	bodies    map[callID]*body     // payloads that are sent in parts, by invitation
+	bodyRoom  bodyRoom             // of those that come
 	held      map[string]loan      // delegated chains by digest
 	lenders   map[agentid.ID]bool  // whose records decide about them
 	away      error                // why the agent is away, or nil

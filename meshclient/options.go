@@ -121,6 +121,8 @@ type callConfig struct {
 	limited bool
 	behalf  *Request
 	ct      string
+	sealed  bool
+	most    int
 }
 
 // CallOption configures one call.
@@ -148,7 +150,19 @@ func OnBehalf(req *Request) CallOption {
 // ContentType says what the payload is; the default is plain bytes.
 func ContentType(ct string) CallOption { return func(c *callConfig) { c.ct = ct } }
 
-type handleConfig struct{ inFlight int }
+// Sealed encrypts the payload to the instances of the one agent that the call goes to
+// ([To] is needed), and has its answer encrypted to this one: the server, and whoever
+// reads what it stores or logs, sees who calls whom with what scope and how much is
+// said, and not what. It costs two key agreements, and a question to the control plane
+// now and then for who the instances are.
+func Sealed() CallOption { return func(c *callConfig) { c.sealed = true } }
+
+// MaxReply bounds in bytes what the answer, or one part of a stream, may be; the
+// default, and the most, is 64 MiB. A call whose answer is larger fails with
+// [denial.TooLarge].
+func MaxReply(bytes int) CallOption { return func(c *callConfig) { c.most = bytes } }
+
+type handleConfig struct{ inFlight, most int }
 
 // HandleOption configures one handler.
 type HandleOption func(*handleConfig)
@@ -156,3 +170,7 @@ type HandleOption func(*handleConfig)
 // MaxInFlight bounds how many requests the handler works on at once; more wait.
 // The default is [DefaultMaxInFlight].
 func MaxInFlight(n int) HandleOption { return func(c *handleConfig) { c.inFlight = n } }
+
+// MaxRequest bounds in bytes what a request may be; the default, and the most, is
+// 64 MiB. One that is larger is refused with [denial.TooLarge] before it is sent.
+func MaxRequest(bytes int) HandleOption { return func(c *handleConfig) { c.most = bytes } }

@@ -23,13 +23,6 @@ import (
 // meanwhile.
 const confirmAfter = 100 * time.Millisecond
 
-// What is kept of parts that came before their turn, at most: as many as a sender
-// may have under way, whose last part knows no bound but that of a message.
-const (
-	heldMost  = openMost
-	heldBytes = streamBytes + limits.Payload
-)
-
 // After silenceFor without a word of a handler that is known to work, its caller
 // asks for what it may have missed. A call of which nothing was heard at all is
 // asked for only where its own connection broke, and askMost times.
@@ -50,9 +43,13 @@ type reception struct {
 	returns int64     // of the connection, as far as what was lost was asked for
 
 	stream  envelope.Stream
-	held    map[int]heldPart // parts that came before their turn, by number; nobody has judged them
-	bytes   int              // of those
-	key     string           // whose parts they are, once one came
+	held    ahead
+	body    []byte // of the request, where it goes out in parts
+	sending *body  // nil: nobody has asked for it
+	piece   []byte // what came of a piece that goes on
+	pieces  int    // that came whole
+	fresh   int    // bytes that were not confirmed
+	key     string // whose parts they are, once one came
 	from    agentid.ID
 	refused int
 
@@ -62,11 +59,6 @@ type reception struct {
 	promised  bool // soon runs
 	again     *time.Timer
 	asked     int // how often since something came
-}
-
-type heldPart struct {
-	msg *nats.Msg
-	key string
 }
 
 // newReception is made before the request is sent.
@@ -84,6 +76,9 @@ func (r *reception) await(ctx context.Context, p *pending) (*Reply, error) {
 	defer r.soon.Stop()
 	defer r.again.Stop()
 	reply, over, err := r.run(ctx, p)
+	if r.sending != nil {
+		r.sending.stop()
+	}
 	switch {
 	case over || r.want.From == agentid.Control:
 	case !r.from.IsZero():
@@ -144,7 +139,7 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 				idle.Reset(c.idle)
 				r.asked = 0
 				r.again.Reset(silenceFor)
-				if r.stream.Count()-r.confirmed >= streamParts/2 {
+				if r.stream.Count()-r.confirmed >= streamParts/2 || r.fresh >= streamBytes/4 {
 					r.confirm()
 				} else {
 					r.promise()
@@ -166,7 +161,7 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 		case <-p.nobody:
 			return nil, true, &unhandled{c.scope}
 		case <-idle.C:
-			if len(r.held) > 0 {
+			if len(r.held.parts) > 0 {
 				return nil, false, &brokenStream{denial.New(denial.BrokenStream, "part %d did not come", r.stream.Count()+1)}
 			}
 			return nil, false, m.silence(fmt.Errorf("%w: nothing heard for %s", ErrDeadline, c.idle))
@@ -191,65 +186,26 @@ type brokenStream struct{ error }
 
 func (b *brokenStream) Unwrap() error { return b.error }
 
+// notOpened says that whoever took a sealed call could not open it, an instance that
+// came meanwhile for one, so that nobody worked on it.
+type notOpened struct{ error }
+
+func (n *notOpened) Unwrap() error { return n.error }
+
 // take judges a reply and what was waiting for it. It returns the answer when it
 // is whole, and an error when there will be none.
 func (r *reception) take(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 	for msg != nil {
-		if r.early(msg) {
+		if r.held.keep(r.mesh.space, msg, r.stream.Count()+1, r.from, r.key) {
 			return nil, nil
 		}
 		reply, err := r.admit(ctx, msg)
 		if reply != nil || err != nil {
 			return reply, err
 		}
-		next := r.stream.Count() + 1
-		msg = r.held[next].msg
-		r.let(next)
+		msg = r.held.take(r.stream.Count() + 1)
 	}
 	return nil, nil
-}
-
-// let forgets a part that is held.
-func (r *reception) let(number int) {
-	if h, ok := r.held[number]; ok {
-		r.bytes -= len(h.msg.Data)
-		delete(r.held, number)
-	}
-}
-
-// early keeps a part whose turn has not come: two connections of a rotation, on
-// either side, bring parts in any order, and lost ones are sent again. It goes by
-// what the part says of itself; it is judged when it is its turn.
-func (r *reception) early(msg *nats.Msg) bool {
-	if !partOf(msg) {
-		return false
-	}
-	u, err := envelope.Parse(message(msg))
-	if err != nil {
-		return false
-	}
-	// The broker vouches for the name in the subject: nobody else's parts take up
-	// the room of those that are waited for.
-	if _, err := u.CheckSubject(r.mesh.space); err != nil {
-		return false
-	}
-	f := u.UnsafeFields()
-	n := f.Part.Number
-	if n <= r.stream.Count()+1 || !r.from.IsZero() && f.From != r.from || r.key != "" && f.Key != r.key {
-		return false
-	}
-	if r.held == nil {
-		r.held = map[int]heldPart{}
-	}
-	before, doubled := r.held[n]
-	bytes := r.bytes + len(msg.Data)
-	if doubled {
-		bytes -= len(before.msg.Data)
-	}
-	if bytes <= heldBytes && (doubled || len(r.held) < heldMost) {
-		r.held[n], r.bytes = heldPart{msg, f.Key}, bytes
-	}
-	return true
 }
 
 func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
@@ -278,35 +234,73 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 		return nil, nil
 	}
 	if r.key == "" {
-		for n, h := range r.held {
-			if h.key != f.Key {
-				r.let(n)
-			}
-		}
+		r.held.only(f.Key)
 	}
 	r.key, r.from = f.Key, f.From
+	r.fresh += len(msg.Data)
 	last := whole || f.Part.Last
 	if last && !whole {
 		r.confirm()
 	}
-	if f.Err != "" && last {
+	if r.body != nil && r.sending == nil && !last {
+		r.sending = m.sendBody(ctx, v, r.body)
+	}
+	data := v.Data()
+	if most := r.call.mostBytes(); len(r.piece)+len(data) > most {
+		return nil, &brokenStream{denial.New(denial.TooLarge, "answer of more than %d bytes", most)}
+	}
+	if !whole && f.Err == "" {
+		if !r.stream.Piece() {
+			r.piece = append(r.piece, data...) // nothing, of a sign of life
+			return nil, nil
+		}
+		if len(r.piece) > 0 {
+			data, r.piece = append(r.piece, data...), nil
+		}
+	}
+	if f.Err != "" && !last {
+		return nil, nil // it means nothing before the end
+	}
+	if data, err = r.open(f, data); err != nil {
+		return nil, &brokenStream{err}
+	}
+	r.pieces++
+	if f.Err != "" {
 		r.rec.Peer = f.From
-		return nil, incoming(f.From, f.Err, v.Data())
+		err := incoming(f.From, f.Err, data)
+		if r.call.sealed && denial.Of(err) == denial.CannotOpen {
+			err = &notOpened{err}
+		}
+		return nil, err
 	}
 	reply := &Reply{
-		From: f.From, Instance: v.Instance(), Data: v.Data(), ContentType: f.ContentType,
-		Correlation: f.Correlation, Nonce: f.Parent, Last: last,
+		From: f.From, Instance: v.Instance(), Data: data, ContentType: f.ContentType,
+		Correlation: f.Correlation, Nonce: f.Parent, Last: last, Sealed: bool(f.Enc),
 	}
 	if last {
 		return reply, nil
 	}
-	if len(reply.Data) == 0 || r.call.parts == nil {
-		return nil, nil // a sign of life, or nobody wants more than the end
+	if r.call.parts == nil {
+		return nil, nil // nobody wants more than the end
 	}
 	if !r.call.parts.put(reply) {
 		return nil, &brokenStream{denial.New(denial.BrokenStream, "%q sends more than it was given room for", f.From)}
 	}
 	return nil, nil
+}
+
+// open opens what answers a sealed call. All of it must be sealed, but for errors:
+// whoever could not open the request says so to everybody.
+func (r *reception) open(f envelope.Fields, data []byte) ([]byte, error) {
+	switch {
+	case bool(f.Enc) && r.call.sealed:
+		return r.mesh.openAnswer(f, r.pieces+1, data)
+	case bool(f.Enc):
+		return nil, denial.New(denial.CannotOpen, "the answer is sealed, and the call was not")
+	case r.call.sealed && f.Err == "" && len(data) > 0:
+		return nil, denial.New(denial.CannotOpen, "the call was sealed, and its answer is not")
+	}
+	return data, nil
 }
 
 // partOf reports whether a reply says that it is part of a stream. Whether that is
@@ -335,7 +329,7 @@ func (r *reception) promise() {
 // confirm tells the handler what came. While the application leaves as many bytes as
 // a sender keeps, nothing more counts as come, so that no more is sent.
 func (r *reception) confirm() {
-	r.promised = false
+	r.promised, r.fresh = false, 0
 	r.soon.Stop()
 	if r.call.parts == nil || !r.call.parts.full() || r.stream.Done() {
 		r.confirmed = r.stream.Count()

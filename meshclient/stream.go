@@ -64,7 +64,7 @@ type parts struct {
 func (p *parts) put(part *Reply) bool {
 	// Before it is confirmed, a sender has no more under way than it may keep, or a
 	// single part; and what is ready is not confirmed once it is that much.
-	if p.bytes.Load()+int64(len(part.Data)) > streamBytes+limits.Payload {
+	if p.bytes.Load()+int64(len(part.Data)) > streamBytes+limits.Body {
 		return false
 	}
 	p.bytes.Add(int64(len(part.Data)))

@@ -393,6 +393,9 @@ func TestBrokenStreams(t *testing.T) {
 		{"more than there is room for", func(r *nats.Msg) {
 			for i := range 3 * meshclient.StreamParts {
 				f.part(r, "", n(i+1), "x")
+				for i%16 == 0 && (f.nc.Flush() != nil || reader.Backlog() > 8) {
+					time.Sleep(time.Millisecond)
+				}
 			}
 		}, -1, true},
 	} {

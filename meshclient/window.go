@@ -38,6 +38,11 @@ type outlet interface {
 	// message signs an answer, or a part of one.
 	message(a gate.Answer) (*nats.Msg, error)
 	publish(msg *nats.Msg) error
+	// part is how many bytes one part has at most.
+	part() int
+	// seal seals what is about to go out, by the number of the piece from 1, or
+	// leaves it as it is.
+	seal(a *gate.Answer, piece int) error
 }
 
 // window is the sending side of what goes out in parts: it numbers them, holds them
@@ -57,8 +62,13 @@ type window struct {
 	bytes   int        // of those
 	said    time.Time  // when something was sent last
 	heard   time.Time  // when the other side said something last
+	ending  bool       // nobody but who ends it has a turn any more
 	over    bool       // nothing more is to be sent
 	changed chan struct{}
+
+	// What only who has the turn uses.
+	pieces int  // that were sent
+	torn   bool // one was begun and not sent whole
 }
 
 // openPart is a message that may have to be sent again. One that is no part of
@@ -82,7 +92,8 @@ func newWindow(out outlet, now time.Time) window {
 	}
 }
 
-// send sends one part once there is room for it, unless either context ends first.
+// send sends one piece of content, in as many parts as it takes, each once there is
+// room for it, unless either context ends first.
 func (w *window) send(ctx, until context.Context, data []byte) error {
 	select {
 	case w.turn <- struct{}{}:
@@ -92,6 +103,59 @@ func (w *window) send(ctx, until context.Context, data []byte) error {
 		return context.Cause(until)
 	}
 	defer func() { <-w.turn }()
+	return w.piece(ctx, until, gate.Answer{Data: data}, false)
+}
+
+// last ends the window with a last piece, for all parts of which but the last it
+// waits like send. Who waits for room meanwhile is told that it is over.
+func (w *window) last(until context.Context, a gate.Answer) error {
+	w.mu.Lock()
+	w.ending = true
+	w.signal()
+	w.mu.Unlock()
+	w.turn <- struct{}{}
+	defer func() { <-w.turn }()
+	return w.piece(nil, until, a, true)
+}
+
+// piece is called by who has the turn; the contexts are those of send, and ctx is
+// nil for the last piece. An error answer takes back what was begun of a piece, and
+// nothing else may follow one that was given up halfway: the next part would be
+// taken for its end.
+func (w *window) piece(ctx, until context.Context, a gate.Answer, last bool) error {
+	if w.torn && a.Err == "" {
+		return errTorn
+	}
+	if err := w.out.seal(&a, w.pieces+1); err != nil {
+		return err
+	}
+	for most := w.out.part(); len(a.Data) > most; a.Data = a.Data[most:] {
+		if err := w.room(ctx, until, most); err != nil {
+			return err
+		}
+		if err := w.put(gate.Answer{Data: a.Data[:most], Part: envelope.Part{More: true}, Enc: a.Enc}, false); err != nil {
+			return err
+		}
+		w.torn = true // until its end is sent
+	}
+	if !last {
+		if err := w.room(ctx, until, len(a.Data)); err != nil {
+			return err
+		}
+	}
+	if err := w.put(a, last); err != nil {
+		return err
+	}
+	w.pieces, w.torn = w.pieces+1, false
+	return nil
+}
+
+// room waits until there is room for a part.
+func (w *window) room(ctx, until context.Context, bytes int) error {
+	ending := ctx == nil
+	if ending {
+		ctx = until
+	}
 	for {
 		switch {
 		case ctx.Err() != nil:
@@ -100,14 +164,14 @@ func (w *window) send(ctx, until context.Context, data []byte) error {
 			return context.Cause(until)
 		}
 		w.mu.Lock()
-		room := w.sent < w.most && len(w.open) < openMost && (w.bytes == 0 || w.bytes+len(data) <= streamBytes)
-		over, changed := w.over, w.changed
+		room := w.sent < w.most && len(w.open) < openMost && (w.bytes == 0 || w.bytes+bytes <= streamBytes)
+		over, changed := w.over || w.ending && !ending, w.changed
 		w.mu.Unlock()
 		if over {
 			return errOver
 		}
 		if room {
-			return w.put(gate.Answer{Data: data}, false)
+			return nil
 		}
 		select {
 		case <-changed:
@@ -117,7 +181,16 @@ func (w *window) send(ctx, until context.Context, data []byte) error {
 	}
 }
 
-var errOver = fmt.Errorf("%w: the handler has returned", ErrConfig)
+// signal wakes those who wait for a change. It is called with mu held.
+func (w *window) signal() {
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+var (
+	errOver = fmt.Errorf("%w: the handler has returned", ErrConfig)
+	errTorn = fmt.Errorf("%w: an earlier Send was given up halfway", ErrConfig)
+)
 
 // put signs and sends the next part, room or not. Only one that the server takes
 // for its size counts; whatever else goes wrong is made good by sending it again.
@@ -133,7 +206,7 @@ func (w *window) put(a gate.Answer, last bool) error {
 	case n > limits.Parts || n == limits.Parts && !last:
 		return denial.New(denial.TooLarge, "an answer of more than %d parts", limits.Parts)
 	}
-	a.Part = envelope.Part{Number: n, Last: last}
+	a.Part.Number, a.Part.Last = n, last
 	msg, err := w.out.message(a)
 	if err != nil {
 		return err
@@ -208,8 +281,7 @@ func (w *window) confirmed(parts, most int) {
 		w.open = w.open[1:]
 	}
 	w.most = max(w.most, most)
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.signal()
 }
 
 // waiting returns how many parts are not known to have come, and what is closed when

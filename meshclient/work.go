@@ -12,6 +12,7 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/limits"
 )
 
 // Times of a request that is worked on.
@@ -61,6 +62,10 @@ type work struct {
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer // under the window's lock
 
+	// The invitation to send the payload, where it comes in parts.
+	invitation string // its nonce
+	invited    envelope.Digest
+
 	// What finish leaves for end, in one goroutine.
 	answered bool
 	whole    *nats.Msg // the answer, where it went out as one message
@@ -105,7 +110,26 @@ func (w *work) end() {
 
 // message implements outlet: it signs one reply to the request.
 func (w *work) message(a gate.Answer) (*nats.Msg, error) {
-	return w.mesh.reply(w.handler, w.request, a)
+	msg, digest, err := w.mesh.reply(w.handler, w.request, a)
+	if a.Nonce != "" {
+		w.invited = digest
+	}
+	return msg, err
+}
+
+// part implements outlet.
+func (w *work) part() int { return w.mesh.part() }
+
+// seal implements outlet: what answers a sealed request is sealed, but for refusals.
+func (w *work) seal(a *gate.Answer, piece int) error {
+	if !bool(w.request.Fields().Enc) || len(a.Data) == 0 || a.Err == CodeDenied {
+		return nil
+	}
+	data, err := w.mesh.sealAnswer(w.request, piece, a.Data)
+	if err == nil {
+		a.Data, a.Enc = data, envelope.X1
+	}
+	return err
 }
 
 // publish implements outlet.
@@ -156,15 +180,22 @@ func (m *Mesh) gone(f envelope.Fields) error {
 // one. It does not wait until the caller has it: one that never says so would have
 // the handler's room meanwhile.
 func (w *work) finish(a gate.Answer) error {
-	if !w.alone() {
-		if err := w.put(a, true); err != nil {
+	if len(a.Data) > limits.Body {
+		return denial.New(denial.TooLarge, "answer of %d bytes, at most %d", len(a.Data), limits.Body)
+	}
+	if len(a.Data) > w.mesh.inline()-sealRoom || !w.alone() {
+		if err := w.last(w.ctx, a); err != nil {
 			return err
 		}
 		w.answered = true
 		w.settle()
 		return nil
 	}
-	msg, err := w.message(a)
+	var msg *nats.Msg
+	err := w.seal(&a, 1)
+	if err == nil {
+		msg, err = w.message(a)
+	}
 	if err == nil {
 		if err = w.publish(msg); err != nil {
 			err = unsent(err)
@@ -202,12 +233,12 @@ func (w *work) settle() {
 }
 
 // reply signs one reply to a request.
-func (m *Mesh) reply(h *handler, v *envelope.Verified, a gate.Answer) (*nats.Msg, error) {
+func (m *Mesh) reply(h *handler, v *envelope.Verified, a gate.Answer) (*nats.Msg, envelope.Digest, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), admitTimeout)
 	defer cancel()
 	chain, err := m.chainFor(ctx, h.handles)
 	if err != nil {
-		return nil, err
+		return nil, envelope.Digest{}, err
 	}
 	a.Token = chain.Digest()
 	return m.speaker.Reply(v, a)

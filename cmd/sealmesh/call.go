@@ -23,18 +23,23 @@ type callDoc struct {
 	Scope       capability.Scope `json:"scope"`
 	Correlation string           `json:"correlation"`
 	Nonce       string           `json:"nonce"`
+	Sealed      bool             `json:"sealed,omitempty"`
 	payload
 	MS float64 `json:"ms"`
 }
 
 func newCall(a *app) *cobra.Command {
 	var to string
-	var stream bool
+	var stream, sealed bool
 	c := &cobra.Command{
 		Use:   "call SCOPE [PAYLOAD|-]",
 		Short: "Call whoever handles a scope and print the verified answer",
 		Long: `Call whoever handles a scope, or the agent that --to names, and print the
-verified answer. The payload is the argument, or standard input where that is -.
+verified answer. The payload is the argument, or standard input where that is -,
+at most 64 MiB; the answer may be as large.
+
+With --sealed, which needs --to, nobody but the instances of that agent can read
+the payload, and nobody but this one the answer.
 
 With --stream the parts of the answer are printed as they come; with --json each
 is a line of its own, the last one with "last": true. Where an error ends them,
@@ -62,15 +67,26 @@ somebody did, and the correlation ID by which its own log has the rest.`,
 			if err != nil {
 				return err
 			}
-			return a.call(c.Context(), scope, to, data, stream)
+			var opts []meshclient.CallOption
+			if to != "" {
+				opts = append(opts, meshclient.To(to))
+			}
+			if sealed {
+				if to == "" {
+					return usage(c, "--sealed needs --to: it is sealed to one agent")
+				}
+				opts = append(opts, meshclient.Sealed())
+			}
+			return a.call(c.Context(), scope, data, stream, opts)
 		},
 	}
 	c.Flags().StringVar(&to, "to", "", "the one agent to ask")
+	c.Flags().BoolVar(&sealed, "sealed", false, "let nobody but that agent read the payload")
 	c.Flags().BoolVar(&stream, "stream", false, "print the parts of the answer as they come")
 	return c
 }
 
-func (a *app) call(ctx context.Context, scope capability.Scope, to string, data []byte, stream bool) error {
+func (a *app) call(ctx context.Context, scope capability.Scope, data []byte, stream bool, opts []meshclient.CallOption) error {
 	ctx, cancel := a.deadline(ctx, 0)
 	defer cancel()
 	log := a.shotLog()
@@ -87,10 +103,6 @@ func (a *app) call(ctx context.Context, scope capability.Scope, to string, data 
 	defer leave(m, log)
 	correlation := envelope.NewCorrelation()
 	ctx = meshclient.WithCorrelation(ctx, correlation)
-	var opts []meshclient.CallOption
-	if to != "" {
-		opts = append(opts, meshclient.To(to))
-	}
 	if a.timeout > 0 {
 		opts = append(opts, meshclient.IdleTimeout(a.timeout))
 	}
@@ -112,7 +124,7 @@ func (a *app) call(ctx context.Context, scope capability.Scope, to string, data 
 	}
 	if a.json {
 		return writeJSON(a.stdout, callDoc{
-			"sealmesh.call/v1", reply.From, reply.Instance, scope, reply.Correlation, reply.Nonce, payloadOf(reply.Data), millis(time.Since(start)),
+			"sealmesh.call/v1", reply.From, reply.Instance, scope, reply.Correlation, reply.Nonce, reply.Sealed, payloadOf(reply.Data), millis(time.Since(start)),
 		}, true)
 	}
 	return a.raw(reply.Data)
@@ -126,6 +138,7 @@ type partDoc struct {
 	Scope       capability.Scope `json:"scope"`
 	Correlation string           `json:"correlation"`
 	Nonce       string           `json:"nonce"`
+	Sealed      bool             `json:"sealed,omitempty"`
 	payload
 	Last bool    `json:"last"`
 	MS   float64 `json:"ms"`
@@ -134,7 +147,7 @@ type partDoc struct {
 func (a *app) part(r *meshclient.Reply, scope capability.Scope, start time.Time) error {
 	if a.json {
 		return writeJSON(a.stdout, partDoc{
-			"sealmesh.part/v1", r.From, r.Instance, scope, r.Correlation, r.Nonce, payloadOf(r.Data), r.Last, millis(time.Since(start)),
+			"sealmesh.part/v1", r.From, r.Instance, scope, r.Correlation, r.Nonce, r.Sealed, payloadOf(r.Data), r.Last, millis(time.Since(start)),
 		}, false)
 	}
 	if r.Last {

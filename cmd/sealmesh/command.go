@@ -12,14 +12,13 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/sealmesh/sealmesh/internal/natsconf"
+	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/meshclient"
 )
 
 const (
-	// maxReply is the most that a command may print, in bytes: what a server
-	// takes in one message, less room for the headers.
-	maxReply = natsconf.DefaultPayload - 16<<10
+	// maxReply is the most that a command may print, in bytes.
+	maxReply = limits.Body
 	// maxComplaint is how much of a command's standard error is logged, in
 	// bytes: its end, which says what went wrong last.
 	maxComplaint = 4 << 10

@@ -37,7 +37,7 @@ func (a *app) payloadArg(args []string) ([]byte, error) {
 	case len(args) < 2:
 		return nil, nil
 	case args[1] == "-":
-		return readAll(a.stdin, "the payload", limits.Payload)
+		return readAll(a.stdin, "the payload", limits.Body)
 	}
 	return []byte(args[1]), nil
 }

@@ -61,7 +61,6 @@ var ofMessages = []string{"Refusals of a message", "Refusals of a capability cha
 // order, and why.
 var notLive = map[denial.Reason]string{
 	denial.FeedStale:      "five minutes of silence of the control plane: internal/gate.TestCutOff has a clock for that",
-	denial.CannotOpen:     "only what is sealed is opened: internal/seal, docs/spec/sealed.md",
 	denial.UnmatchedReply: "a reply that nobody waits for is counted and not judged: Mesh.UnmatchedReplies",
 }
 
@@ -329,6 +328,10 @@ func TestRefusalsAreShown(t *testing.T) {
 	})
 	expect(handle, "mallory", denial.BadInput, true, func() {
 		mallory.send(mallory.says(mallory.Speaker, mallory.Space.Note(mallory.Self, agentid.Require("reader"), wire.NoteCancel), envelope.Fields{}, foreign))
+	})
+	expect(handle, "mallory", denial.CannotOpen, true, func() {
+		f := envelope.Fields{Token: mallory.token, Enc: envelope.X1}
+		mallory.send(mallory.says(mallory.Speaker, mallory.Space.Ask(mallory.Self, agentid.Require("reader"), "read.logs"), f, foreign))
 	})
 	noisy := a.intruder(a.add("noisy", speaks))
 	expect(handle, "noisy", denial.RateLimited, true, func() {

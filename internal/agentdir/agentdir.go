@@ -106,8 +106,14 @@ func (d *Dir) Key() (nkeys.KeyPair, error) {
 }
 
 // Seed reads the instance's nkey seed. The caller wipes it.
-func (d *Dir) Seed() ([]byte, error) {
-	b, err := pki.ReadSecret(d.File(KeyFile))
+func (d *Dir) Seed() ([]byte, error) { return d.seed(KeyFile) }
+
+// CurveSeed reads the seed of the key with which the instance opens what is sealed
+// to it. The caller wipes it.
+func (d *Dir) CurveSeed() ([]byte, error) { return d.seed(CurveFile) }
+
+func (d *Dir) seed(name string) ([]byte, error) {
+	b, err := pki.ReadSecret(d.File(name))
 	if err != nil {
 		return nil, err
 	}

@@ -291,7 +291,7 @@ func (p *Plane) answer(v *envelope.Verified, result any, err error) {
 var tooLarge = []byte(`{"reason":"` + denial.TooLarge + `","detail":"the answer is larger than a message"}`)
 
 func (p *Plane) send(v *envelope.Verified, a gate.Answer) error {
-	msg, err := p.speaker.Reply(v, a)
+	msg, _, err := p.speaker.Reply(v, a)
 	if err != nil {
 		return err
 	}

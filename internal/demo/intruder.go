@@ -459,7 +459,7 @@ func (p *intruder) reply(m *nats.Msg, data string) error {
 	if err != nil {
 		return err
 	}
-	r, err := p.speaker.Reply(v, gate.Answer{Data: []byte(data), Token: p.record.Tokens[0]})
+	r, _, err := p.speaker.Reply(v, gate.Answer{Data: []byte(data), Token: p.record.Tokens[0]})
 	if err != nil {
 		return err
 	}

@@ -269,7 +269,7 @@ func TestCurveOfASender(t *testing.T) {
 		}
 		to := must[seal.Recipient](t)(seal.ParseRecipient(s.Curve))
 		binding := seal.Binding{
-			TrustDomain: domain, Reply: true, Part: 1, Signer: w.enrol("reader").key.PublicKey(), Recipient: a.id, Nonce: "AAECAwQFBgcICQoLDA0ODw",
+			TrustDomain: domain, Reply: true, Piece: 1, Signer: w.enrol("reader").key.PublicKey(), Recipient: a.id, Nonce: "AAECAwQFBgcICQoLDA0ODw",
 		}
 		payload := must[[]byte](t)(seal.Seal([]seal.Recipient{to}, binding, []byte("line 20")))
 		if _, err := tt.opens.Open(binding, payload); err != nil {

@@ -66,20 +66,21 @@ type Answer struct {
 	Token       string // chain by which the responder handles the scope
 	Part        envelope.Part
 	Enc         envelope.Enc
+	Nonce       string // of the reply; one is made where it is empty
 }
 
 // Reply makes the signed reply to a verified request. Where it goes is computed
 // from the request's signed fields, never taken from its NATS reply subject,
 // which nobody signed.
-func (s *Speaker) Reply(req *envelope.Verified, a Answer) (*nats.Msg, error) {
+func (s *Speaker) Reply(req *envelope.Verified, a Answer) (*nats.Msg, envelope.Digest, error) {
 	r := req.Fields()
 	digest := req.Digest()
 	subj := s.Space.Reply(s.Self, r.From, req.Instance(), r.Nonce)
-	m, _, _, err := s.Message(subj, envelope.Fields{
-		Correlation: r.Correlation, Parent: r.Nonce, Hop: r.Hop,
+	m, _, signed, err := s.Message(subj, envelope.Fields{
+		Nonce: a.Nonce, Correlation: r.Correlation, Parent: r.Nonce, Hop: r.Hop,
 		Token: a.Token, ContentType: a.ContentType, Err: a.Err, Part: a.Part, Enc: a.Enc,
 	}, nil, a.Data, &digest)
-	return m, err
+	return m, signed, err
 }
 
 // Body makes one signed part of a request's payload, for the instance that took

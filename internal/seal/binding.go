@@ -32,14 +32,14 @@ type Binding struct {
 	Signer      string     // public nkey ("U…") that signs the envelope
 	Recipient   agentid.ID // agent to which it is sealed
 	Nonce       string     // of the request: its own, or the one that is answered
-	Part        int        // of an answer the number of the part with which the piece begins, 1 for an answer in one; of a request 0
+	Piece       int        // of an answer the number of the piece, from 1; of a request 0
 }
 
 // complete reports whether the binding says everything that it must.
 func (b Binding) complete() bool {
-	placed := b.Part == 0
+	placed := b.Piece == 0
 	if b.Reply {
-		placed = b.Part >= 1 && b.Part <= limits.Parts
+		placed = b.Piece >= 1 && b.Piece <= limits.Parts
 	}
 	return placed && b.TrustDomain != "" && len(b.TrustDomain) <= domainMax && len(b.Signer) == signerLen && b.Signer[0] == 'U' &&
 		!b.Recipient.IsZero() && len(b.Nonce) == nonceLen
@@ -60,7 +60,7 @@ func (b Binding) bytes() []byte {
 	}
 	if b.Reply {
 		out = binary.BigEndian.AppendUint32(out, 4)
-		out = binary.BigEndian.AppendUint32(out, uint32(b.Part))
+		out = binary.BigEndian.AppendUint32(out, uint32(b.Piece))
 	}
 	return out
 }

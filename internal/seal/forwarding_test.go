@@ -116,7 +116,7 @@ func TestForwardingFails(t *testing.T) {
 }
 
 // The same of answers: a handler cannot pass off as its own what another one
-// answered, nor one part as another.
+// answered, nor one piece as another.
 func TestAnswersAreNotPassedOff(t *testing.T) {
 	writer := keyOf(t, "writer")
 	honest := sealed(t, to(writer), answered(t, 3), "line 20")
@@ -128,7 +128,7 @@ func TestAnswersAreNotPassedOff(t *testing.T) {
 	got, err := writer.Open(thief, honest)
 	refused(t, "under another handler's signature", got, err)
 	got, err = writer.Open(answered(t, 4), honest)
-	refused(t, "as another part", got, err)
+	refused(t, "as another piece", got, err)
 }
 
 // What is sealed shows nothing of itself but its length.

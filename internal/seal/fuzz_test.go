@@ -44,7 +44,7 @@ func committed(f testing.TB) (out []genuine) {
 				Signer      string
 				Recipient   agentid.ID
 				Nonce       string
-				Part        int
+				Piece       int
 			}
 			Sealed string
 			Accept *struct{ Plain string }
@@ -57,7 +57,7 @@ func committed(f testing.TB) (out []genuine) {
 		}
 		b := v.Binding
 		g := genuine{key: v.Key, binding: seal.Binding{
-			TrustDomain: b.TrustDomain, Reply: b.Direction == "reply", Signer: b.Signer, Recipient: b.Recipient, Nonce: b.Nonce, Part: b.Part,
+			TrustDomain: b.TrustDomain, Reply: b.Direction == "reply", Signer: b.Signer, Recipient: b.Recipient, Nonce: b.Nonce, Piece: b.Piece,
 		}}
 		if g.sealed, err = base64.StdEncoding.DecodeString(v.Sealed); err != nil {
 			return err
@@ -87,13 +87,13 @@ func FuzzOpen(f *testing.F) {
 		}
 		keys[g.key] = k
 		b := g.binding
-		f.Add(b.TrustDomain, b.Reply, b.Signer, b.Recipient.String(), b.Nonce, b.Part, g.sealed)
-		f.Add(b.TrustDomain, !b.Reply, b.Signer, b.Recipient.String(), b.Nonce, 1-min(b.Part, 1), g.sealed)
-		f.Add(b.TrustDomain, b.Reply, b.Signer, b.Recipient.String(), b.Nonce, b.Part, g.sealed[:len(g.sealed)-1])
-		f.Add(b.TrustDomain, b.Reply, b.Signer, b.Recipient.String(), b.Nonce, b.Part, append(bytes.Clone(g.sealed), 0))
+		f.Add(b.TrustDomain, b.Reply, b.Signer, b.Recipient.String(), b.Nonce, b.Piece, g.sealed)
+		f.Add(b.TrustDomain, !b.Reply, b.Signer, b.Recipient.String(), b.Nonce, 1-min(b.Piece, 1), g.sealed)
+		f.Add(b.TrustDomain, b.Reply, b.Signer, b.Recipient.String(), b.Nonce, b.Piece, g.sealed[:len(g.sealed)-1])
+		f.Add(b.TrustDomain, b.Reply, b.Signer, b.Recipient.String(), b.Nonce, b.Piece, append(bytes.Clone(g.sealed), 0))
 	}
-	f.Fuzz(func(t *testing.T, domain string, reply bool, signer, recipient, nonce string, part int, payload []byte) {
-		b := seal.Binding{TrustDomain: domain, Reply: reply, Signer: signer, Nonce: nonce, Part: part}
+	f.Fuzz(func(t *testing.T, domain string, reply bool, signer, recipient, nonce string, piece int, payload []byte) {
+		b := seal.Binding{TrustDomain: domain, Reply: reply, Signer: signer, Nonce: nonce, Piece: piece}
 		b.Recipient, _ = agentid.Parse(recipient)
 		if again, err := seal.Again(payload); err == nil && !bytes.Equal(again, payload) {
 			t.Errorf("%x parses, and its pieces are %.600x", payload, again)
@@ -126,8 +126,8 @@ func FuzzSeal(f *testing.F) {
 	f.Add("m", true, "r", "ICEiIyQlJicoKSorLC0uLw", 1<<20, uint8(3), []byte{})
 	keys := []*seal.Key{keyOf(f, "a"), keyOf(f, "b"), keyOf(f, "c"), keyOf(f, "d")}
 	signer := signerOf(f, "writer").PublicKey()
-	f.Fuzz(func(t *testing.T, domain string, reply bool, recipient, nonce string, part int, n uint8, plain []byte) {
-		b := seal.Binding{TrustDomain: domain, Reply: reply, Signer: signer, Nonce: nonce, Part: part}
+	f.Fuzz(func(t *testing.T, domain string, reply bool, recipient, nonce string, piece int, n uint8, plain []byte) {
+		b := seal.Binding{TrustDomain: domain, Reply: reply, Signer: signer, Nonce: nonce, Piece: piece}
 		b.Recipient, _ = agentid.Parse(recipient)
 		count := int(n) % (len(keys) + 1)
 		payload, err := seal.Seal(to(keys[:count]...), b, plain)

@@ -115,18 +115,18 @@ func TestSealRefuses(t *testing.T) {
 func bindings(t *testing.T) map[string]seal.Binding {
 	out := map[string]seal.Binding{"the zero binding": {}}
 	for what, change := range map[string]func(*seal.Binding){
-		"no trust domain":       func(b *seal.Binding) { b.TrustDomain = "" },
-		"a long trust domain":   func(b *seal.Binding) { b.TrustDomain = strings.Repeat("m", 254) },
-		"no signer":             func(b *seal.Binding) { b.Signer = "" },
-		"an account for signer": func(b *seal.Binding) { b.Signer = "A" + b.Signer[1:] },
-		"a long signer":         func(b *seal.Binding) { b.Signer += "A" },
-		"no recipient":          func(b *seal.Binding) { b.Recipient = agentid.ID{} },
-		"no nonce":              func(b *seal.Binding) { b.Nonce = "" },
-		"a long nonce":          func(b *seal.Binding) { b.Nonce += "A" },
-		"a part of a request":   func(b *seal.Binding) { b.Part = 1 },
-		"no part of an answer":  func(b *seal.Binding) { b.Reply = true },
-		"a negative part":       func(b *seal.Binding) { b.Reply, b.Part = true, -1 },
-		"a part past the limit": func(b *seal.Binding) { b.Reply, b.Part = true, limits.Parts+1 },
+		"no trust domain":        func(b *seal.Binding) { b.TrustDomain = "" },
+		"a long trust domain":    func(b *seal.Binding) { b.TrustDomain = strings.Repeat("m", 254) },
+		"no signer":              func(b *seal.Binding) { b.Signer = "" },
+		"an account for signer":  func(b *seal.Binding) { b.Signer = "A" + b.Signer[1:] },
+		"a long signer":          func(b *seal.Binding) { b.Signer += "A" },
+		"no recipient":           func(b *seal.Binding) { b.Recipient = agentid.ID{} },
+		"no nonce":               func(b *seal.Binding) { b.Nonce = "" },
+		"a long nonce":           func(b *seal.Binding) { b.Nonce += "A" },
+		"a piece of a request":   func(b *seal.Binding) { b.Piece = 1 },
+		"no piece of an answer":  func(b *seal.Binding) { b.Reply = true },
+		"a negative piece":       func(b *seal.Binding) { b.Reply, b.Piece = true, -1 },
+		"a piece past the limit": func(b *seal.Binding) { b.Reply, b.Piece = true, limits.Parts+1 },
 	} {
 		b := asked(t)
 		change(&b)
@@ -152,9 +152,9 @@ func TestBinding(t *testing.T) {
 		"nonce":        func(b *seal.Binding) { b.Nonce = "ICEiIyQlJicoKSorLC0uLw" },
 		"direction": func(b *seal.Binding) {
 			if b.Reply = !b.Reply; b.Reply {
-				b.Part = 1
+				b.Piece = 1
 			} else {
-				b.Part = 0
+				b.Piece = 0
 			}
 		},
 	} {
@@ -167,9 +167,9 @@ func TestBinding(t *testing.T) {
 		got, err = writer.Open(b, answer)
 		refused(t, what+" of an answer", got, err)
 	}
-	for _, part := range []int{2, 256, 1 << 20} {
-		got, err := writer.Open(answered(t, part), answer)
-		refused(t, fmt.Sprint("part ", part), got, err)
+	for _, piece := range []int{2, 256, 1 << 20} {
+		got, err := writer.Open(answered(t, piece), answer)
+		refused(t, fmt.Sprint("piece ", piece), got, err)
 	}
 }
 
@@ -191,8 +191,8 @@ func TestBindingsDoNotRunTogether(t *testing.T) {
 		b.TrustDomain += tail
 		note("trust domain of an answer with "+tail, b)
 	}
-	for part := 2; part < 300; part++ {
-		note(fmt.Sprint("part ", part), answered(t, part))
+	for piece := 2; piece < 300; piece++ {
+		note(fmt.Sprint("piece ", piece), answered(t, piece))
 	}
 }
 

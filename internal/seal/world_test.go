@@ -58,9 +58,9 @@ func asked(t testing.TB) seal.Binding {
 	}
 }
 
-func answered(t testing.TB, part int) seal.Binding {
+func answered(t testing.TB, piece int) seal.Binding {
 	b := asked(t)
-	b.Reply, b.Signer, b.Recipient, b.Part = true, signerOf(t, "reader").PublicKey(), agentid.Require("writer"), part
+	b.Reply, b.Signer, b.Recipient, b.Piece = true, signerOf(t, "reader").PublicKey(), agentid.Require("writer"), piece
 	return b
 }
 

@@ -87,7 +87,7 @@ func TestSealedThere(t *testing.T) {
 		Signer      string `json:"signer"`
 		Recipient   string `json:"recipient"`
 		Nonce       string `json:"nonce"`
-		Part        int    `json:"part"`
+		Piece       int    `json:"piece"`
 	}
 	type ask struct {
 		Name    string   `json:"name"`
@@ -129,7 +129,7 @@ func TestSealedThere(t *testing.T) {
 			}
 			b := seal.Binding{
 				TrustDomain: a.Binding.TrustDomain, Reply: a.Binding.Direction == "reply", Signer: a.Binding.Signer,
-				Recipient: agentid.Require(a.Binding.Recipient), Nonce: a.Binding.Nonce, Part: a.Binding.Part,
+				Recipient: agentid.Require(a.Binding.Recipient), Nonce: a.Binding.Nonce, Piece: a.Binding.Piece,
 			}
 			for n, k := range keys {
 				plain, err := k.Open(b, got.Sealed)

@@ -95,11 +95,11 @@ function decrypt (key, nonce, sealed) {
 
 function bound (b) {
   const reply = b.direction === 'reply'
-  const part = b.part ?? 0
-  const fits = reply ? part >= 1 && part <= 1048576 : b.direction === 'request' && part === 0
+  const piece = b.piece ?? 0
+  const fits = reply ? piece >= 1 && piece <= 1048576 : b.direction === 'request' && piece === 0
   const domain = Buffer.from(b.trust_domain)
   if (!fits || domain.length < 1 || domain.length > 253 || !fromNkey('U', b.signer) || !isAgent(b.recipient) || !isID(b.nonce)) refuse(CODE, 'binding')
-  return Buffer.concat([Buffer.from(LABEL), ...[domain, b.direction, b.signer, b.recipient, b.nonce].map(item), ...(reply ? [item(count(part))] : [])])
+  return Buffer.concat([Buffer.from(LABEL), ...[domain, b.direction, b.signer, b.recipient, b.nonce].map(item), ...(reply ? [item(count(piece))] : [])])
 }
 
 function content (secret, binding, header) {

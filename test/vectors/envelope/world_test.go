@@ -234,7 +234,7 @@ func (w *world) answer(v *envelope.Verified) (string, error) {
 		Self: agentid.Require(w.v.Receiver.Agent), Key: key, TrustDomain: w.v.TrustDomain, Space: w.space,
 		Epoch: func() envelope.Epoch { return envelope.Epoch{} }, Clock: func() time.Time { return w.clock.now },
 	}
-	m, err := speaker.Reply(v, gate.Answer{})
+	m, _, err := speaker.Reply(v, gate.Answer{})
 	if err != nil {
 		return "", err
 	}

@@ -39,7 +39,7 @@ type binding struct {
 	Signer      string     `json:"signer"`
 	Recipient   agentid.ID `json:"recipient"`
 	Nonce       string     `json:"nonce"`
-	Part        int        `json:"part"`
+	Piece       int        `json:"piece"`
 }
 
 type accepted struct {
@@ -101,7 +101,7 @@ func (v vector) open(t *testing.T) ([]byte, error) {
 	}
 	return key.Open(seal.Binding{
 		TrustDomain: v.Binding.TrustDomain, Reply: v.Binding.Direction == "reply", Signer: v.Binding.Signer,
-		Recipient: v.Binding.Recipient, Nonce: v.Binding.Nonce, Part: v.Binding.Part,
+		Recipient: v.Binding.Recipient, Nonce: v.Binding.Nonce, Piece: v.Binding.Piece,
 	}, base(t, v.Sealed))
 }
 

@@ -31,8 +31,8 @@ func (b *book) valid() {
 	b.accept("valid/empty", "C2", "nothing was sealed, and nothing is opened", func(s *story) { s.plain = nil })
 	b.accept("valid/4096-bytes", "C2", "a longer content", func(s *story) { s.plain = bytes.Repeat([]byte("sealed "), 586)[:4096] })
 	b.accept("valid/reply", "B1", "reader answers in one", func(s *story) { s.answer(1) })
-	b.accept("valid/reply-later-piece", "B1", "a piece that begins with part 7", func(s *story) { s.answer(7) })
-	b.accept("valid/reply-last-part", "B1", "a piece in the last part that there can be", func(s *story) { s.answer(1 << 20) })
+	b.accept("valid/reply-later-piece", "B1", "the seventh piece", func(s *story) { s.answer(7) })
+	b.accept("valid/reply-last-piece", "B1", "the last piece that there can be", func(s *story) { s.answer(1 << 20) })
 	b.accept("valid/longest-names", "B1", "trust domain and agent at their limits", func(s *story) {
 		s.both(func(b *binding) {
 			b.TrustDomain, b.Recipient = strings.Repeat("m", 253), strings.Repeat("r", 63)
@@ -152,14 +152,14 @@ func (b *book) bindings() {
 	other("signer-second-instance", "another instance of the sender signed the envelope", func(b *binding) { b.Signer = signer("writer's second instance") })
 	other("recipient", "made for another agent", func(b *binding) { b.Recipient = "auditor" })
 	other("nonce", "made for another request", func(b *binding) { b.Nonce = "ICEiIyQlJicoKSorLC0uLw" })
-	other("request-as-reply", "a request's payload in an answer", func(b *binding) { b.Direction, b.Part = "reply", 1 })
+	other("request-as-reply", "a request's payload in an answer", func(b *binding) { b.Direction, b.Piece = "reply", 1 })
 	b.refuse("binding/reply-as-request", "B1", "an answer's payload in a request", func(s *story) {
 		s.answer(1)
-		s.expects.Direction, s.expects.Part = "request", 0
+		s.expects.Direction, s.expects.Piece = "request", 0
 	})
-	b.refuse("binding/part", "B1", "a piece that began with another part", func(s *story) {
+	b.refuse("binding/piece", "B1", "another piece", func(s *story) {
 		s.answer(1)
-		s.expects.Part = 2
+		s.expects.Piece = 2
 	})
 	b.refuse("binding/reply-to-another-request", "B1", "the answer to another request of the same caller", func(s *story) {
 		s.answer(1)
@@ -192,8 +192,8 @@ func (b *book) bindings() {
 		}
 		return out
 	})
-	as("part-in-a-request", "a request with a part", func(b binding) []byte { return concat(b.bytes(), number(4), number(0)) })
-	b.refuse("binding/reply-without-part", "B1", "an answer without its part", func(s *story) {
+	as("piece-in-a-request", "a request with a piece", func(b binding) []byte { return concat(b.bytes(), number(4), number(0)) })
+	b.refuse("binding/reply-without-piece", "B1", "an answer without the number of its piece", func(s *story) {
 		s.answer(1)
 		text := s.made.bytes()[:len(s.made.bytes())-8]
 		s.info = func() []byte { return text }

@@ -92,11 +92,11 @@ func (s *story) both(change func(*binding)) {
 }
 
 // answer makes it the answer of the reader's instance to the writer's.
-func (s *story) answer(part int) {
+func (s *story) answer(piece int) {
 	s.reader, s.to = curve{"writer"}, []curve{{"writer"}}
 	s.plain = []byte("line 20")
 	s.both(func(b *binding) {
-		b.Direction, b.Signer, b.Recipient, b.Part = "reply", signer("reader"), "writer", part
+		b.Direction, b.Signer, b.Recipient, b.Piece = "reply", signer("reader"), "writer", piece
 	})
 }
 
@@ -107,7 +107,7 @@ func (b binding) bytes() []byte {
 		out = concat(out, number(len(item)), []byte(item))
 	}
 	if b.Direction == "reply" {
-		out = concat(out, number(4), number(b.Part))
+		out = concat(out, number(4), number(b.Piece))
 	}
 	return out
 }

@@ -29,7 +29,7 @@ type binding struct {
 	Signer      string `json:"signer"`
 	Recipient   string `json:"recipient"`
 	Nonce       string `json:"nonce"`
-	Part        int    `json:"part,omitempty"`
+	Piece       int    `json:"piece,omitempty"`
 }
 
 type accepted struct {
