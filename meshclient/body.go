@@ -148,7 +148,7 @@ func (w *work) gather() (data []byte, err error) {
 	f := v.Fields()
 	kept := 0
 	defer func() { m.takeRoom(f.From, -kept) }() //nolint:errcheck // giving back is never refused
-	p := &pending{replies: make(chan *nats.Msg, pendingReplies), nobody: make(chan struct{}, 1)}
+	p := newPending("")
 	w.invitation = envelope.NewNonce()
 	m.mu.Lock()
 	m.pending[w.invitation] = p

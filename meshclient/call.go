@@ -37,10 +37,12 @@ type Reply struct {
 // the call: nobody but those who know the nonce can make it work, and then no
 // more than the buffer holds at a time.
 type pending struct {
+	subject string // of the call
 	replies chan *nats.Msg
 	bytes   atomic.Int64  // in replies
 	dropped atomic.Bool   // some were: there were too many
 	nobody  chan struct{} // the server says that nobody listens
+	barred  chan struct{} // the server says that the grant does not let the call through
 	parting bool          // whoever waits for it now forgets it
 }
 
@@ -59,6 +61,10 @@ const (
 // [ErrUnavailable] where nobody answered, and [ErrDeadline] where that was for
 // lack of time. A call made with the context of a handler belongs to the same
 // call tree.
+//
+// A connection that is lost meanwhile, on either side, costs no answer: the caller
+// asks for it once it is back, and a handler says again what it answered within the
+// last minute. The work is done once at most.
 func (m *Mesh) Call(ctx context.Context, scope string, data []byte, opts ...CallOption) (*Reply, error) {
 	call, err := m.outgoing(scope, data, opts)
 	if err != nil {
@@ -233,7 +239,7 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	want.Request = &digest
 	msg.Reply = m.noResponderSubject(f.Nonce)
 
-	p := &pending{replies: make(chan *nats.Msg, pendingReplies), nobody: make(chan struct{}, 1)}
+	p := newPending(subj)
 	m.mu.Lock()
 	m.pending[f.Nonce] = p
 	m.mu.Unlock()
@@ -248,6 +254,13 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 		return nil, unsent(err)
 	}
 	return r.await(ctx, p)
+}
+
+func newPending(subj string) *pending {
+	return &pending{
+		subject: subj, replies: make(chan *nats.Msg, pendingReplies),
+		nobody: make(chan struct{}, 1), barred: make(chan struct{}, 1),
+	}
 }
 
 // noLonger has no more replies of a call taken.

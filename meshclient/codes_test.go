@@ -151,6 +151,9 @@ func TestUnknownCode(t *testing.T) {
 	if !errors.As(err, &e) || e.Code != "quantum-decay" || e.Hint() != "" || denial.Of(err) != "" {
 		t.Errorf("got %v, want an opaque error", err)
 	}
+	if strings.ContainsRune(err.Error(), '\x1b') {
+		t.Errorf("%q speaks to the terminal", err)
+	}
 }
 
 func TestJSON(t *testing.T) {

@@ -139,7 +139,7 @@ func (e *Error) Error() string {
 	if e.Message == "" {
 		return e.Code
 	}
-	return e.Code + ": " + e.Message
+	return e.Code + ": " + plain(e.Message) // another agent's words, on their way to a log or a terminal
 }
 
 // Is compares codes, so that errors.Is(err, &meshclient.Error{Code: …}) works.

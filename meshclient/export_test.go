@@ -84,3 +84,11 @@ func (m *Mesh) ChainDigests(ctx context.Context) ([]string, error) {
 	}
 	return out, err
 }
+
+// Cover makes the connection believe that its grant rests on a chain.
+func (m *Mesh) Cover(digest string) {
+	l := m.link.Load()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.has[digest] = true
+}

@@ -357,6 +357,15 @@ func (l *link) covers(digest string) bool {
 	return l.has[digest]
 }
 
+// uncover notes that the connection's grant does not rest on a chain after all: the
+// server closed it and took it back with another grant, of which the answer to
+// self:session has not told yet.
+func (l *link) uncover(digest string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.has, digest)
+}
+
 func (l *link) setCovered(digests []string) {
 	has, lent := make(map[string]bool, len(digests)), map[string]loan{}
 	l.mesh.mu.Lock()
@@ -403,6 +412,10 @@ func (l *link) onReconnect(*nats.Conn) {
 	}
 }
 
+// publishViolation finds the subject in what the server says of a publish that the
+// grant does not permit. It is a hint: whoever forges it stops one call at most.
+var publishViolation = regexp.MustCompile(`Publish to "([^" ]+)"`)
+
 // onError hears of refused reconnects and of what the broker's grant does not
 // allow; nats.go reports neither anywhere else.
 func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
@@ -417,6 +430,9 @@ func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 		}
 	case errors.Is(err, nats.ErrPermissionViolation):
 		m.log.Warn().Err(err).Msg("the broker refused this by the grant")
+		if found := publishViolation.FindStringSubmatch(err.Error()); found != nil {
+			m.notLetThrough(found[1])
+		}
 	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil:
 		if sub.Subject == m.space.FeedFilter() {
 			m.peers.Gap()

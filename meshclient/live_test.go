@@ -596,3 +596,28 @@ func (c *counted) check(t *testing.T) error {
 	}
 	return nil
 }
+
+// A call that the agent takes for permitted, and the broker does not, because the
+// server closed the connection and took it back with less, is sent again once the
+// grant has it: nobody waits for an answer to what nobody got.
+func TestCallThatTheGrantLacks(t *testing.T) {
+	t.Parallel()
+	l := lend(t, quiet())
+	d := l.lent(meshclient.Grant{For: time.Hour})
+	for range 5 {
+		l.operate(wire.OpSuspend, "boss")
+		eventually(t, "the refusal", func() bool { return errors.Is(l.call(), denial.DelegatorCut) })
+		eventually(t, "temp's return", func() bool { return l.temp.Away() == nil })
+		l.narrowed(time.Now().Add(soon))
+		l.temp.Cover(d.Chains()[0])
+		l.operate(wire.OpResume, "boss")
+		eventually(t, "the call", func() bool {
+			l.temp.Cover(d.Chains()[0])
+			err := l.call()
+			if errors.Is(err, meshclient.ErrDeadline) || errors.Is(err, denial.ScopeNotHeld) {
+				t.Fatalf("got %v for a call that the broker did not let through", err)
+			}
+			return err == nil
+		})
+	}
+}

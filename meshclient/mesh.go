@@ -195,7 +195,8 @@ func (m *Mesh) Run(ctx context.Context) error {
 }
 
 // Close stops taking work, waits for handlers to finish (at most
-// DefaultCloseTimeout), leaves politely, closes the connection and waits for
+// DefaultCloseTimeout; requests that still wait for their turn by then are answered
+// with ErrDraining), leaves politely, closes the connection and waits for
 // every goroutine. A handler that goes on after its context has ended is an
 // error, and is left behind. Close must not be called by a handler.
 func (m *Mesh) Close() error {

@@ -58,7 +58,8 @@ type reception struct {
 	soon      *time.Timer
 	promised  bool // soon runs
 	again     *time.Timer
-	asked     int // how often since something came
+	asked     int  // how often since something came
+	barred    bool // the broker did not let the call through once
 }
 
 // newReception is made before the request is sent.
@@ -158,6 +159,10 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 				return nil, true, fmt.Errorf("%w: the handler was cut while it worked: %s", ErrUnavailable, denial.Of(err))
 			}
 		case <-changed:
+		case <-p.barred:
+			if err := r.unbar(ctx); err != nil {
+				return nil, true, err
+			}
 		case <-p.nobody:
 			return nil, true, &unhandled{c.scope}
 		case <-idle.C:
@@ -169,6 +174,41 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 			return nil, false, m.silence(ended(ctx))
 		case <-m.ctx.Done():
 			return nil, false, ErrClosed
+		}
+	}
+}
+
+// unbar sends a call again that the broker did not let through, by a connection whose
+// grant has it. It was delivered to nobody.
+func (r *reception) unbar(ctx context.Context) error {
+	m := r.mesh
+	switch {
+	case r.key != "" || r.want.From == agentid.Control:
+		return nil // somebody took it: it was about another call to the same subject
+	case r.barred:
+		return denial.New(denial.ScopeNotHeld, "the broker does not let the call through")
+	}
+	r.barred = true
+	m.link.Load().uncover(r.rec.Chain)
+	if _, err := m.ready(ctx, r.call.scope); err != nil {
+		return err
+	}
+	if err := m.conn().PublishMsg(r.request); err != nil {
+		return unsent(err)
+	}
+	return nil
+}
+
+// notLetThrough tells the calls to a subject that the broker refused one.
+func (m *Mesh) notLetThrough(subj string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.pending {
+		if p.subject == subj {
+			select {
+			case p.barred <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

@@ -354,9 +354,10 @@ func TestEverythingRestarts(t *testing.T) {
 	}
 	s.raised("the server was started anew")
 	s.works("calls")
-	// At once, and not when half a minute is over: then every try before was refused.
-	if n := s.log.refusals(denial.Stale); n > 10 {
-		t.Errorf("%d new calls were refused before one was taken", n)
+	// At once, and not when half a minute is over; a machine may be as slow.
+	late := time.Since(s.since())
+	if n := s.log.refusals(denial.Stale) + s.plane.refusals(denial.Stale); late > 0 && n > 0 {
+		t.Errorf("%d new calls were refused, and one was taken when it no longer mattered for when it was signed", n)
 	}
 	s.refuses("a copy", call, denial.Stale)
 	s.anew("a copy to who remembers nothing", call, denial.Stale)

@@ -20,7 +20,7 @@ import (
 func TestCopies(t *testing.T) {
 	t.Parallel()
 	w, scope := inShared(t, "copies")
-	second, err := w.dev.Instance(within(t), agentid.Require("reader-copies"))
+	second, err := w.dev.Instance(within(t), agentid.Require("reader-"+w.name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestRacingCopies(t *testing.T) {
 func TestJunkBeforeTheMessage(t *testing.T) {
 	t.Parallel()
 	w, scope := inShared(t, "junk")
-	malloryDir := add(t, w.dev, "mallory-junk", registry.Rights{Call: []capability.Scope{scope}})
+	malloryDir := add(t, w.dev, "mallory-"+w.name, registry.Rights{Call: []capability.Scope{scope}})
 	malloryToken := chain(t, w.dev, malloryDir)
 	r := receive(t, w.reader, scope, setup{})
 	writer, mallory := dial(t, w.writer), dial(t, malloryDir)
@@ -228,7 +228,7 @@ func TestJunkBeforeTheMessage(t *testing.T) {
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	w, scope := inShared(t, "flood")
-	malloryDir := add(t, w.dev, "mallory-flood", registry.Rights{Call: []capability.Scope{scope}})
+	malloryDir := add(t, w.dev, "mallory-"+w.name, registry.Rights{Call: []capability.Scope{scope}})
 	token := chain(t, w.dev, malloryDir)
 	const most = 40
 	flooded := receive(t, w.reader, scope, setup{burns: most})

@@ -85,7 +85,7 @@ func TestTricks(t *testing.T) {
 	w, scope := inShared(t, "tricks")
 	honest := dial(t, w.reader)
 	burner := &gate.NATSBurner{Conn: func() *nats.Conn { return honest.Conn }}
-	victim := agentid.Require("writer-tricks")
+	victim := agentid.Require("writer-" + w.name)
 	stream, err := store(t, w.dev).Stream(within(t), replayStream)
 	if err != nil {
 		t.Fatal(err)
