@@ -115,11 +115,10 @@ func (w *window) last(until context.Context, a gate.Answer) error {
 	w.mu.Unlock()
 	w.turn <- struct{}{}
 	defer func() { <-w.turn }()
-	return w.piece(nil, until, a, true)
+	return w.piece(until, until, a, true)
 }
 
-// piece is called by who has the turn; the contexts are those of send, and ctx is
-// nil for the last piece. An error answer takes back what was begun of a piece, and
+// piece is called by who has the turn; the contexts are those of send. An error answer takes back what was begun of a piece, and
 // nothing else may follow one that was given up halfway: the next part would be
 // taken for its end.
 func (w *window) piece(ctx, until context.Context, a gate.Answer, last bool) error {
@@ -130,7 +129,7 @@ func (w *window) piece(ctx, until context.Context, a gate.Answer, last bool) err
 		return err
 	}
 	for most := w.out.part(); len(a.Data) > most; a.Data = a.Data[most:] {
-		if err := w.room(ctx, until, most); err != nil {
+		if err := w.room(ctx, until, most, last); err != nil {
 			return err
 		}
 		if err := w.put(gate.Answer{Data: a.Data[:most], Part: envelope.Part{More: true}, Enc: a.Enc}, false); err != nil {
@@ -139,7 +138,7 @@ func (w *window) piece(ctx, until context.Context, a gate.Answer, last bool) err
 		w.torn = true // until its end is sent
 	}
 	if !last {
-		if err := w.room(ctx, until, len(a.Data)); err != nil {
+		if err := w.room(ctx, until, len(a.Data), false); err != nil {
 			return err
 		}
 	}
@@ -150,12 +149,9 @@ func (w *window) piece(ctx, until context.Context, a gate.Answer, last bool) err
 	return nil
 }
 
-// room waits until there is room for a part.
-func (w *window) room(ctx, until context.Context, bytes int) error {
-	ending := ctx == nil
-	if ending {
-		ctx = until
-	}
+// room waits until there is room for a part. ending says that it is one of the last
+// piece.
+func (w *window) room(ctx, until context.Context, bytes int, ending bool) error {
 	for {
 		switch {
 		case ctx.Err() != nil:

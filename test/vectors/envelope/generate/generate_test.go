@@ -5,89 +5,14 @@ import (
 	"crypto/ed25519"
 	"encoding/base32"
 	"encoding/base64"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sealmesh/sealmesh/test/vectors/files"
 )
 
-// What is committed is what the generator writes, to the byte, and nothing else
-// lies beside it: a vector that was edited by hand says what nobody checked.
-func TestCommittedVectorsAreGenerated(t *testing.T) {
-	files := all().files()
-	if len(files) == 0 {
-		t.Fatal("the generator writes nothing")
-	}
-	const dir = ".."
-	own := []string{"README.md", "doc.go"}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		rel = filepath.ToSlash(rel)
-		switch {
-		case d.IsDir() && rel == "generate":
-			return fs.SkipDir
-		case d.IsDir() || slices.Contains(own, rel) || strings.HasSuffix(rel, "_test.go") && !strings.Contains(rel, "/"):
-			return nil
-		}
-		want, ok := files[rel]
-		if !ok {
-			t.Errorf("%s is not one of the vectors", rel)
-			return nil
-		}
-		delete(files, rel)
-		got, err := os.ReadFile(path)
-		if err == nil && !bytes.Equal(got, want) {
-			t.Errorf("%s is not what the generator writes", rel)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for path := range files {
-		t.Errorf("%s is missing", path)
-	}
-}
-
-// Two runs write the same: no clock, no randomness, no order of a map.
-func TestGeneratorIsDeterministic(t *testing.T) {
-	a, b := t.TempDir(), t.TempDir()
-	for _, dir := range []string{a, b} {
-		if err := run(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
-	n := 0
-	err := filepath.WalkDir(a, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		n++
-		one, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		two, err := os.ReadFile(filepath.Join(b, strings.TrimPrefix(path, a)))
-		if err == nil && !bytes.Equal(one, two) {
-			t.Errorf("%s differs between two runs", path)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n == 0 {
-		t.Fatal("nothing was written")
-	}
-}
+// What is committed is what the generator writes.
+func TestCommittedVectorsAreGenerated(t *testing.T) { files.Check(t, "..", made) }
 
 // The forger's arithmetic: a point that lies opposite lies opposite to the first,
 // and the library takes the one signature of such a key and not the other.

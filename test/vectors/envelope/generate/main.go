@@ -6,44 +6,12 @@
 //	go run ./test/vectors/envelope/generate [-to DIR]
 package main
 
-import (
-	"flag"
-	"fmt"
-	"os"
-	"path/filepath"
-)
+import "github.com/sealmesh/sealmesh/test/vectors/files"
 
-func main() {
-	to := flag.String("to", filepath.FromSlash("test/vectors/envelope"), "directory to write to")
-	flag.Parse()
-	if err := run(*to); err != nil {
-		fmt.Fprintln(os.Stderr, "generate:", err)
-		os.Exit(1)
-	}
-}
+func main() { files.Main("envelope", made) }
 
-// run replaces all vectors below dir.
-func run(dir string) error {
-	old, err := filepath.Glob(filepath.Join(dir, "*", "*.json"))
-	if err != nil {
-		return err
-	}
-	for _, path := range old {
-		if err := os.Remove(path); err != nil {
-			return err
-		}
-	}
-	for path, text := range all().files() {
-		path = filepath.Join(dir, filepath.FromSlash(path))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, text, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// made is every file, by its path.
+func made() map[string][]byte { return all().files() }
 
 // all makes every vector.
 func all() *book {

@@ -5,75 +5,14 @@ import (
 	"crypto/ecdh"
 	"encoding/base64"
 	"encoding/hex"
-	"io/fs"
-	"maps"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/sealmesh/sealmesh/test/vectors/files"
 )
 
-// once is what the generator writes, made once.
-var once = sync.OnceValue(func() map[string][]byte { return all().files() })
-
-// What is committed is what the generator writes, to the byte, and nothing else
-// lies beside it: a vector that was edited by hand says what nobody checked.
-func TestCommittedVectorsAreGenerated(t *testing.T) {
-	files := maps.Clone(once())
-	if len(files) == 0 {
-		t.Fatal("the generator writes nothing")
-	}
-	const dir = ".."
-	own := []string{"README.md", "doc.go"}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		rel = filepath.ToSlash(rel)
-		switch {
-		case d.IsDir() && rel == "generate":
-			return fs.SkipDir
-		case d.IsDir() || slices.Contains(own, rel) || strings.HasSuffix(rel, "_test.go") && !strings.Contains(rel, "/"):
-			return nil
-		}
-		want, ok := files[rel]
-		if !ok {
-			t.Errorf("%s is not one of the vectors", rel)
-			return nil
-		}
-		delete(files, rel)
-		got, err := os.ReadFile(path)
-		if err == nil && !bytes.Equal(got, want) {
-			t.Errorf("%s is not what the generator writes", rel)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for path := range files {
-		t.Errorf("%s is missing", path)
-	}
-}
-
-// Two runs make the same: no clock, no randomness, no order of a map.
-func TestGeneratorIsDeterministic(t *testing.T) {
-	one, two := once(), all().files()
-	for path, text := range one {
-		if !bytes.Equal(text, two[path]) {
-			t.Errorf("%s differs between two runs", path)
-		}
-	}
-	if len(one) == 0 || len(one) != len(two) {
-		t.Errorf("got %d files and %d", len(one), len(two))
-	}
-}
+// What is committed is what the generator writes.
+func TestCommittedVectorsAreGenerated(t *testing.T) { files.Check(t, "..", made) }
 
 // The wrapping that is done here by hand is the one of RFC 9180: its authors'
 // test vector of this suite (mode 0, kem 0x0020, kdf 0x0001, aead 0x0002), its
