@@ -242,7 +242,12 @@ func TestPartsBeyondTheirRoom(t *testing.T) {
 	}
 	large := string(make([]byte, 1<<19))
 	answer := func(say func(req *nats.Msg), hold func()) (got int, err error) {
-		go func() { say(<-requests) }()
+		said := make(chan struct{})
+		go func() {
+			defer close(said)
+			say(<-requests)
+		}()
+		defer func() { <-said }()
 		for part, e := range reader.Stream(within(t, 60*time.Second), "write:story", nil, meshclient.IdleTimeout(10*time.Second)) {
 			if e != nil {
 				return got, e
