@@ -23,6 +23,8 @@ const (
 type ahead struct {
 	parts map[int]heldPart
 	bytes int
+	room  func(bytes int) bool // whether there is any for more; nil: there is
+	free  func(bytes int)      // gives it back
 }
 
 type heldPart struct {
@@ -53,13 +55,10 @@ func (a *ahead) keep(space subject.Space, msg *nats.Msg, next int, from agentid.
 	if a.parts == nil {
 		a.parts = map[int]heldPart{}
 	}
-	before, doubled := a.parts[n]
-	bytes := a.bytes + len(msg.Data)
-	if doubled {
-		bytes -= len(before.msg.Data)
-	}
-	if bytes <= heldBytes && (doubled || len(a.parts) < heldMost) {
-		a.parts[n], a.bytes = heldPart{msg, f.Key}, bytes
+	a.take(n) // the newer one counts
+	if a.bytes+len(msg.Data) <= heldBytes && len(a.parts) < heldMost && (a.room == nil || a.room(len(msg.Data))) {
+		a.parts[n] = heldPart{msg, f.Key}
+		a.bytes += len(msg.Data)
 	}
 	return true
 }
@@ -71,8 +70,18 @@ func (a *ahead) take(number int) *nats.Msg {
 		return nil
 	}
 	a.bytes -= len(h.msg.Data)
+	if a.free != nil {
+		a.free(len(h.msg.Data))
+	}
 	delete(a.parts, number)
 	return h.msg
+}
+
+// drop forgets all parts.
+func (a *ahead) drop() {
+	for n := range a.parts {
+		a.take(n)
+	}
 }
 
 // only forgets the parts of all other keys.

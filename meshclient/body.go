@@ -26,19 +26,23 @@ const (
 	headerRoom = 4 << 10
 )
 
-// How much of requests that come in parts one Mesh keeps at a time, and of those one
-// agent: what comes on top is refused as overload.
-const (
-	bodiesBytes = 4 * limits.Body
-	bodiesShare = 2 * limits.Body
-)
+// How many requests one Mesh has come in parts at a time, and how much it keeps of
+// them until they are worked on. One agent has half of either: what comes on top is
+// refused as overload.
+var bodiesMost = share{bodies: 2 * DefaultMaxInFlight, bytes: 4 * limits.Body}
+
+// bodyIdle is for how long a caller that was invited to send its payload may send
+// nothing of it. It sends again what is not confirmed, every againMost at least.
+const bodyIdle = 2 * againMost
 
 // inline is the largest payload that goes out in one message.
 func (m *Mesh) inline() int {
-	if nc := m.conn(); nc != nil && nc.MaxPayload() > 2*headerRoom {
-		return min(limits.Payload, int(nc.MaxPayload())-headerRoom)
+	nc := m.conn()
+	if nc == nil {
+		return headerRoom
 	}
-	return headerRoom
+	most := int(nc.MaxPayload())
+	return min(limits.Payload, max(most-headerRoom, most/2))
 }
 
 // part is how much of something larger goes out in one message.
@@ -52,11 +56,12 @@ type body struct {
 	invitation *envelope.Verified // the first part of the answer
 	cancel     context.CancelFunc
 	running    sync.WaitGroup
+	failed     chan error // why the rest of it cannot be sent
 }
 
 // sendBody begins to send; stop must be called.
 func (m *Mesh) sendBody(ctx context.Context, invitation *envelope.Verified, data []byte) *body {
-	b := &body{mesh: m, invitation: invitation}
+	b := &body{mesh: m, invitation: invitation, failed: make(chan error, 1)}
 	b.window = newWindow(b, time.Now())
 	ctx, b.cancel = context.WithCancel(ctx)
 	m.mu.Lock()
@@ -64,7 +69,7 @@ func (m *Mesh) sendBody(ctx context.Context, invitation *envelope.Verified, data
 	m.mu.Unlock()
 	b.running.Go(func() {
 		if err := b.last(ctx, gate.Answer{Data: data}); err != nil && ctx.Err() == nil {
-			m.log.Warn().Err(err).Str("nonce", invitation.Fields().Parent).Msg("the payload of a call was not sent")
+			b.failed <- err
 		}
 	})
 	b.running.Go(func() { b.repeat(ctx) })
@@ -116,81 +121,144 @@ func (b *body) part() int { return b.mesh.part() }
 // seal implements outlet: what is sealed was so as a whole.
 func (b *body) seal(*gate.Answer, int) error { return nil }
 
+// share is a part of what is kept of requests that come in parts.
+type share struct{ bodies, bytes int }
+
+// within reports whether neither is more.
+func (s share) within(most share) bool { return s.bodies <= most.bodies && s.bytes <= most.bytes }
+
+func (s share) plus(o share) share { return share{s.bodies + o.bodies, s.bytes + o.bytes} }
+
+func (s share) minus(o share) share { return share{s.bodies - o.bodies, s.bytes - o.bytes} }
+
 // bodyRoom counts what is kept of requests that come in parts. The lock of the Mesh
 // guards it.
 type bodyRoom struct {
-	bytes int
-	of    map[agentid.ID]int
+	all share
+	of  map[agentid.ID]share
 }
 
-// takeRoom takes room for more of an agent's, or gives it back where n is negative.
-func (m *Mesh) takeRoom(from agentid.ID, n int) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	a := &m.bodyRoom
-	if n > 0 && (a.bytes+n > bodiesBytes || a.of[from]+n > bodiesShare) {
+// take takes room for more of an agent's.
+func (r *bodyRoom) take(from agentid.ID, more share) error {
+	all, own := r.all.plus(more), r.of[from].plus(more)
+	if !all.within(bodiesMost) || !own.plus(own).within(bodiesMost) {
 		return denial.New(denial.Overloaded, "too much of other requests is on its way")
 	}
-	if a.of == nil {
-		a.of = map[agentid.ID]int{}
+	if r.of == nil {
+		r.of = map[agentid.ID]share{}
 	}
-	a.bytes += n
-	if a.of[from] += n; a.of[from] == 0 {
-		delete(a.of, from)
-	}
+	r.all, r.of[from] = all, own
 	return nil
+}
+
+// give gives it back.
+func (r *bodyRoom) give(from agentid.ID, less share) {
+	r.all = r.all.minus(less)
+	if own := r.of[from].minus(less); own != (share{}) {
+		r.of[from] = own
+	} else {
+		delete(r.of, from)
+	}
+}
+
+// keep takes room for more of the request. What is not given back is so once the
+// handler has returned: until then the payload is in memory.
+func (w *work) keep(more share) error {
+	w.mesh.mu.Lock()
+	defer w.mesh.mu.Unlock()
+	if err := w.mesh.bodyRoom.take(w.request.From(), more); err != nil {
+		return err
+	}
+	w.kept = w.kept.plus(more)
+	return nil
+}
+
+// giveBack gives back what keep took.
+func (w *work) giveBack(less share) {
+	w.mesh.mu.Lock()
+	defer w.mesh.mu.Unlock()
+	w.mesh.bodyRoom.give(w.request.From(), less)
+	w.kept = w.kept.minus(less)
+}
+
+// capacity is of how many bytes something is kept that grows to n, and to most at
+// most: now and then it is copied, and not each time.
+func capacity(data []byte, n, most int) int {
+	if n <= cap(data) {
+		return cap(data)
+	}
+	return min(max(n, 2*cap(data)), most)
+}
+
+// grown returns data with more behind it, and capacity for as much.
+func grown(data, more []byte, capacity int) []byte {
+	if capacity > cap(data) {
+		data = append(make([]byte, 0, capacity), data...)
+	}
+	return append(data, more...)
 }
 
 // gather takes the payload of a request that comes in parts, after it invited its
 // caller to send it.
 func (w *work) gather() (data []byte, err error) {
-	m, v := w.mesh, w.request
-	f := v.Fields()
-	kept := 0
-	defer func() { m.takeRoom(f.From, -kept) }() //nolint:errcheck // giving back is never refused
-	p := newPending("")
-	w.invitation = envelope.NewNonce()
-	m.mu.Lock()
-	m.pending[w.invitation] = p
-	m.mu.Unlock()
-	defer m.noLonger(w.invitation)
-	if err := w.put(gate.Answer{Nonce: w.invitation}, false); err != nil {
+	m, f := w.mesh, w.request.Fields()
+	if err := w.keep(share{bodies: 1}); err != nil {
 		return nil, err
 	}
+	defer w.giveBack(share{bodies: 1})
+	if err := w.put(gate.Answer{}, false); err != nil {
+		return nil, err
+	}
+	// Whoever promises a payload and does not send it would else have the turns of
+	// all whose payload is there.
+	w.slot.leave()
 	a := gathering{work: w, stream: envelope.BodyStream(f), soon: stopped()}
+	a.ahead.room = func(bytes int) bool { return w.keep(share{bytes: bytes}) == nil }
+	a.ahead.free = func(bytes int) { w.giveBack(share{bytes: bytes}) }
+	defer a.ahead.drop()
 	defer a.soon.Stop()
-	idle := time.NewTimer(m.cfg.callerLease)
+	patience := min(bodyIdle, m.cfg.callerLease)
+	idle := time.NewTimer(patience)
 	defer idle.Stop()
+	stopping := m.stopping
 	for !a.stream.Done() {
 		select {
-		case msg := <-p.replies:
-			p.bytes.Add(-int64(len(msg.Data)))
+		case msg := <-w.body.replies:
+			w.body.bytes.Add(-int64(len(msg.Data)))
 			for msg != nil && !a.ahead.keep(m.space, msg, a.stream.Count()+1, f.From, f.Key) {
 				part, err := a.admit(msg)
 				switch {
 				case denial.Of(err) == denial.BrokenStream:
 					return nil, err
-				case err != nil:
-				case part != nil:
-					if err := m.takeRoom(f.From, len(part)); err != nil {
+				case err == nil:
+					size := capacity(data, len(data)+len(part), f.Body.Size)
+					if err := w.keep(share{bytes: size - cap(data)}); err != nil {
 						return nil, err
 					}
-					kept += len(part)
-					data = append(data, part...)
-					idle.Reset(m.cfg.callerLease)
+					data = grown(data, part, size)
+					idle.Reset(patience)
 				}
 				msg = a.ahead.take(a.stream.Count() + 1)
 			}
 		case <-a.soon.C:
 			a.confirm()
 		case <-idle.C:
-			w.cancel(ErrCallerGone)
+			if m.Away() == nil { // else it is not the caller who is silent
+				w.cancel(ErrCallerGone)
+			}
+			idle.Reset(patience)
+		case <-stopping: // Close waits for what comes, not for what does not
+			stopping, patience = nil, min(patience, lastLease)
+			idle.Reset(patience)
 		case <-w.ctx.Done():
 			return nil, context.Cause(w.ctx)
 		}
 	}
 	a.confirm()
-	return data, nil
+	m.mu.Lock()
+	w.body.whole = func() { w.came(a.stream.Count()) } // the last word may be lost
+	m.mu.Unlock()
+	return data, w.slot.enter(w.ctx)
 }
 
 // gathering is the payload of one request while it comes.
@@ -246,7 +314,11 @@ func (a *gathering) promise() {
 func (a *gathering) confirm() {
 	a.promised, a.fresh = false, 0
 	a.soon.Stop()
-	w, n := a.work, a.stream.Count()
+	a.work.came(a.stream.Count())
+}
+
+// came tells the caller how many parts came.
+func (w *work) came(n int) {
 	w.mesh.tell(w.request.From(), w.request.Fields().Correlation, wire.NoteReceived,
 		wire.ReceivedNote{Request: w.invitation, Parts: n, Most: n + streamParts})
 }

@@ -140,15 +140,22 @@ func TestPayloadsPastTheirBound(t *testing.T) {
 	}
 }
 
-// Sealed needs to know to whom.
+// Sealed needs to know to whom, and the mesh itself opens nothing.
 func TestSealedNeedsTo(t *testing.T) {
 	t.Parallel()
 	m := meshtest.New(t)
 	asker := m.Agent("asker", meshtest.Calls("read:logs"))
-	for _, opts := range [][]meshclient.CallOption{{meshclient.Sealed()}} {
-		if _, err := asker.Call(t.Context(), "read:logs", nil, opts...); !errors.Is(err, meshclient.ErrConfig) {
-			t.Errorf("got %v, want %v", err, meshclient.ErrConfig)
+	for scope, opts := range map[string][]meshclient.CallOption{
+		"read:logs":    {meshclient.Sealed()},
+		"self:session": {meshclient.Sealed(), meshclient.To("reader")},
+		"read:other":   {meshclient.Sealed(), meshclient.To("control")},
+	} {
+		if _, err := asker.Call(t.Context(), scope, nil, opts...); !errors.Is(err, meshclient.ErrConfig) {
+			t.Errorf("%s: got %v, want %v", scope, err, meshclient.ErrConfig)
 		}
+	}
+	if _, err := asker.Call(t.Context(), "read:logs", make([]byte, 2*mib), meshclient.To("control")); !errors.Is(err, denial.TooLarge) {
+		t.Errorf("in parts: got %v, want %s", err, denial.TooLarge)
 	}
 }
 
@@ -269,14 +276,12 @@ func TestHostileBodies(t *testing.T) {
 	if data := <-got; data != "abcdef" || len(got) != 0 {
 		t.Errorf("the handler got %q and %d more, want the whole payload once", data, len(got))
 	}
-	// Past the bound of the handler nobody is invited.
+	// Past the bound of all nothing can be promised.
 	msg, f, _, err := c.Message(c.Space.Call(c.Self, "write.story"), envelope.Fields{Token: c.token, Body: envelope.Body{Size: 64*mib + 1, Digest: whole.Digest}}, nil, nil, nil)
 	if err == nil {
 		t.Errorf("signed %s, %s", msg.Subject, f.Body)
 	}
-	if n := writer.Gathering(); n != 0 {
-		t.Errorf("%d bytes of requests are still kept", n)
-	}
+	eventually(t, "the end of what was kept", func() bool { return writer.Gathering() == 0 })
 }
 
 // Who promises much and sends nothing costs nothing, and who sends much and never

@@ -44,6 +44,21 @@ type pending struct {
 	nobody  chan struct{} // the server says that nobody listens
 	barred  chan struct{} // the server says that the grant does not let the call through
 	parting bool          // whoever waits for it now forgets it
+
+	// Under the lock of the Mesh, of what came whole: no more is taken, and who still
+	// sends is told now and then.
+	whole func()
+	told  time.Time
+}
+
+// tooMuch returns what tells a sender that everything came, or nil. It is called
+// with the lock of the Mesh held.
+func (p *pending) tooMuch(now time.Time) func() {
+	if now.Sub(p.told) < askedLeast {
+		return nil
+	}
+	p.told = now
+	return p.whole
 }
 
 // What one call may have waiting for it: what a sender may have under way, and once
@@ -123,8 +138,11 @@ func (c outgoingCall) mostBytes() int {
 	return c.most
 }
 
-// ofMesh reports whether the mesh itself answers. It takes nothing in parts.
-func (c outgoingCall) ofMesh() bool { return c.scope.Verb() == "admin" || c.scope.Verb() == "self" }
+// ofMesh reports whether the mesh itself is asked. It takes nothing in parts, and
+// opens nothing.
+func (c outgoingCall) ofMesh() bool {
+	return c.scope.Verb() == "admin" || c.scope.Verb() == "self" || c.to == agentid.Control
+}
 
 func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
 	reply, err := m.callOnce(ctx, c)
@@ -132,6 +150,9 @@ func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
 	if errors.As(err, &shut) && ctx.Err() == nil {
 		c.fresh = true
 		reply, err = m.callOnce(ctx, c)
+	}
+	if errors.As(err, &shut) {
+		err = shut.error
 	}
 	return reply, err
 }
@@ -142,11 +163,16 @@ func (m *Mesh) callOnce(ctx context.Context, c outgoingCall) (*Reply, error) {
 	rec := audit.Record{
 		Kind: audit.Made, Correlation: at.correlation, Parent: at.parent, Nonce: envelope.NewNonce(),
 		Sender: m.info.Agent, Instance: m.info.Instance, Peer: c.to, Scope: c.scope.String(),
-		Payload: payloadDigest(c.data), Size: len(c.data),
+	}
+	if !c.sealed { // of which only what travels is logged
+		rec.Size = len(c.data)
 	}
 	reply, err := m.doCall(ctx, c, at, &rec)
 	rec.Duration = m.cfg.clock().Sub(start)
 	rec.Verdict = audit.Accepted
+	if rec.Payload == "" && !c.sealed {
+		rec.Payload = payloadDigest(c.data) // it was not sent
+	}
 	if err != nil {
 		err = denied(err)
 		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), detailOf(err, c.sealed)
@@ -177,8 +203,12 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 	if at.hop > limits.Hops {
 		return nil, denial.New(denial.Loop, "call tree is deeper than %d", limits.Hops)
 	}
-	if len(c.data) > limits.Body || c.ofMesh() && len(c.data) > m.inline() {
-		return nil, denial.New(denial.TooLarge, "payload of %d bytes, at most %d", len(c.data), limits.Body)
+	most := limits.Body
+	if c.ofMesh() {
+		most = m.inline()
+	}
+	if len(c.data) > most {
+		return nil, denial.New(denial.TooLarge, "payload of %d bytes, at most %d", len(c.data), most)
 	}
 	behalf := ""
 	if c.limited {
@@ -225,11 +255,14 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 			return nil, err
 		}
 		f.Enc = envelope.X1
-		rec.Payload, rec.Size = payloadDigest(data), len(data) // nothing of the plain text is logged
 	}
+	rec.Size = len(data)
 	var body []byte
 	if len(data) > m.inline() {
 		f.Body, body, data = envelope.BodyOf(data), data, nil
+		rec.Payload = f.Body.Digest
+	} else {
+		rec.Payload = payloadDigest(data)
 	}
 	msg, f, digest, err := m.speaker.Message(subj, f, nil, data, nil)
 	if err != nil {
@@ -372,7 +405,14 @@ func (m *Mesh) onReply(msg *nats.Msg) {
 	nonce := msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:]
 	m.mu.Lock()
 	p := m.pending[nonce]
+	var whole func()
+	if p != nil && p.whole != nil {
+		whole, p = p.tooMuch(time.Now()), nil
+	}
 	m.mu.Unlock()
+	if whole != nil {
+		whole()
+	}
 	if p == nil {
 		// Late, a copy from the second connection of a rotation, or junk. It is
 		// not judged, so it cannot be told which, and a line each would let a

@@ -122,6 +122,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		topics:   map[string]*topic{},
 		durables: map[string]*durable{},
 		pending:  map[string]*pending{},
+		confirms: make(chan struct{}, confirmsAtOnce),
 		works:    map[callID]*work{}, cancelled: map[callID]cancelled{},
 		bodies:   map[callID]*body{},
 		held:     map[string]loan{},

@@ -176,35 +176,34 @@ func TestReadStored(t *testing.T) {
 	}
 	press := agentid.Require("press")
 	nc, _ := m.Connect(t, "press", []string{m.Space.Event(press, "news"), m.Space.Event(press, "other")}, nil)
-	ask := func(topic, id string, again bool) error {
+	ask := func(topic, id string) (uint64, bool, error) {
 		t.Helper()
 		answer, err := nc.RequestMsg(&nats.Msg{Subject: m.Space.Event(press, topic), Header: nats.Header{envelope.HeaderMsgID: {id}}}, 5*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return meshclient.ReadStored(answer.Data, again)
+		ack, err := meshclient.ReadStored(answer.Data)
+		return ack.Seq, ack.Duplicate, err
 	}
-	if err := ask("news", "a", false); err != nil {
-		t.Errorf("the first: %v", err)
+	for _, c := range []struct {
+		id        string
+		seq       uint64
+		duplicate bool
+	}{{"a", 1, false}, {"a", 1, true}, {"b", 2, false}, {"a", 1, true}} {
+		if seq, duplicate, err := ask("news", c.id); seq != c.seq || duplicate != c.duplicate || err != nil {
+			t.Errorf("%s: got %d, %v, %v, want %d, %v", c.id, seq, duplicate, err, c.seq, c.duplicate)
+		}
 	}
-	if err := ask("news", "a", true); err != nil {
-		t.Errorf("the same again: %v", err)
-	}
-	if got := denial.Of(ask("news", "a", false)); got != denial.Replayed {
-		t.Errorf("known before it was sent: got %q, want %q", got, denial.Replayed)
-	}
-	if err := ask("news", "b", false); err != nil {
-		t.Errorf("the second: %v", err)
-	}
-	if got := denial.Of(ask("news", "c", false)); got != denial.QuotaExceeded {
-		t.Errorf("past the quota: got %q, want %q", got, denial.QuotaExceeded)
+	if _, _, err := ask("news", "c"); denial.Of(err) != denial.QuotaExceeded {
+		t.Errorf("past the quota: got %v, want %q", err, denial.QuotaExceeded)
 	}
 	for _, text := range []string{
 		"", "{}", "[]", "null", `{"stream":"MESH_EVENTS"}`, `{"seq":1}`, `{"stream":"OTHER","seq":1}`, `{"stream":"MESH_EVENTS","seq":0}`,
 		`{"stream":"MESH_EVENTS","seq":-1}`, `{"stream":"MESH_EVENTS","seq":1,"error":{}}`, `{"stream":"MESH_EVENTS","seq":1}x`,
+		`{"stream":"MESH_EVENTS","duplicate":true}`, `{"stream":"MESH_EVENTS","seq":0,"duplicate":true}`,
 		`{"error":{"err_code":10077,"description":"maximum bytes exceeded"}}`, `{"stream":"MESH_EVENTS","seq":1,"x":"` + strings.Repeat("x", 5000) + `"}`,
 	} {
-		err := meshclient.ReadStored([]byte(text), true)
+		_, err := meshclient.ReadStored([]byte(text))
 		if err == nil || denial.Of(err) != "" || !errors.Is(err, meshclient.ErrUnavailable) {
 			t.Errorf("%.60s: got %v, want ErrUnavailable", text, err)
 		}

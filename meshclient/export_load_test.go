@@ -14,6 +14,15 @@ func (m *Mesh) UnderWay() int {
 	return len(m.pending) + len(m.works) + len(m.cancelled)
 }
 
+// Standing is what the agent thinks of a chain that somebody names.
+func (m *Mesh) Standing(ctx context.Context, digest string) error {
+	c, err := m.gate.Chain(ctx, digest)
+	if err != nil {
+		return err
+	}
+	return c.Check(m.cfg.clock(), m.peers.Directory(ctx))
+}
+
 // ChainFor is chainFor, which every message that rests on a right asks.
 func (m *Mesh) ChainFor(ctx context.Context, scope capability.Scope) (*capability.Chain, error) {
 	return m.chainFor(ctx, scope)

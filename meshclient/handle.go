@@ -145,22 +145,48 @@ func (m *Mesh) onRequest(h *handler, class subject.Class, msg *nats.Msg) {
 	select {
 	case h.slots <- struct{}{}:
 	case <-m.ctx.Done():
-		m.serve(h, class, msg) // turns it away
+		m.serve(h, class, msg, nil) // turns it away
 		m.end()
 		return
 	}
 	m.atWork.Add(1)
 	go func() {
+		s := &slot{of: h.slots, held: true}
 		defer func() {
 			m.atWork.Add(-1)
-			<-h.slots
+			s.leave()
 			m.end()
 		}()
-		m.serve(h, class, msg)
+		m.serve(h, class, msg, s)
 	}()
 }
 
-func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
+// slot is one place among the requests that a handler works on. It belongs to one
+// goroutine.
+type slot struct {
+	of   chan struct{}
+	held bool
+}
+
+func (s *slot) leave() {
+	if s.held {
+		<-s.of
+		s.held = false
+	}
+}
+
+// enter waits for a place.
+func (s *slot) enter(ctx context.Context) error {
+	select {
+	case s.of <- struct{}{}:
+		s.held = true
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg, s *slot) {
 	start := m.cfg.clock()
 	// Also in a Mesh that closes: who is told that the work was not done may send it
 	// elsewhere, so this one must not pass a second time.
@@ -192,7 +218,7 @@ func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
 		rec.Verdict, rec.Reason = audit.Failed, causeDraining
 		err = m.answer(h, v, gate.Answer{Err: CodeUnavailable, Data: []byte(causeDraining)})
 	} else {
-		err = m.carryOut(h, v, start, &rec)
+		err = m.carryOut(h, v, start, &rec, s)
 	}
 	if err != nil {
 		m.log.Warn().Err(err).Msg("caller could not be told that its answer failed")
@@ -203,7 +229,7 @@ func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg) {
 
 // carryOut works on a verified request and answers it. It returns the error of an
 // answer that could not even say that it failed.
-func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *audit.Record) error {
+func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *audit.Record, s *slot) error {
 	ctx, cancel := context.WithCancelCause(within(m.ctx, v))
 	defer cancel(nil)
 	if left, ok := v.Remaining(start); ok {
@@ -211,7 +237,7 @@ func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *
 		ctx, stop = context.WithTimeout(ctx, left)
 		defer stop()
 	}
-	w := m.begun(ctx, cancel, h, v)
+	w := m.begun(ctx, cancel, h, v, s)
 	if w == nil {
 		rec.Verdict, rec.Reason = audit.Failed, reasonCancelled
 		return nil
@@ -255,7 +281,11 @@ func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *
 		return nil
 	}
 	// Too large for the server, for one: the caller should not wait for it.
-	return w.finish(gate.Answer{Err: CodeInternal})
+	rest := gate.Answer{}
+	if rest.Err, _ = outgoing(err); m.ctx.Err() != nil && rest.Err == CodeUnavailable {
+		rest.Data = []byte(causeDraining)
+	}
+	return w.finish(rest)
 }
 
 // What stands in the log where a caller no longer waited, or was not there any more.
@@ -268,7 +298,11 @@ const (
 // bring, opened where it is sealed.
 func (m *Mesh) payload(w *work) ([]byte, error) {
 	f, data := w.request.Fields(), w.request.Data()
-	if size := max(len(data), f.Body.Size); size > w.handler.most {
+	most := w.handler.most
+	if f.Enc {
+		most += sealMost
+	}
+	if size := max(len(data), f.Body.Size); size > most {
 		return nil, denial.New(denial.TooLarge, "request of %d bytes, at most %d", size, w.handler.most)
 	}
 	if !f.Body.IsZero() {
@@ -278,7 +312,13 @@ func (m *Mesh) payload(w *work) ([]byte, error) {
 		}
 	}
 	if f.Enc {
-		return m.openRequest(f, data)
+		var err error
+		if data, err = m.openRequest(f, data); err != nil {
+			return nil, err
+		}
+	}
+	if len(data) > w.handler.most {
+		return nil, denial.New(denial.TooLarge, "request of %d bytes, at most %d", len(data), w.handler.most)
 	}
 	return data, nil
 }

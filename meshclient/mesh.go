@@ -76,6 +76,7 @@ type Mesh struct {
 	wake      chan string   // reasons to look after the connection
 	news      chan struct{} // what the agent may do has changed
 	refusals  refusals      // that the application is told of
+	confirms  chan struct{} // holds one for each event whose place in the stream is asked for
 	asking    atomic.Bool   // a question to /v1/self is under way
 	ctx       context.Context
 	cancel    context.CancelFunc

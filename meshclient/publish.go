@@ -24,8 +24,11 @@ import (
 // the message is on its way to the server; Flush waits until it is there. On a
 // durable topic it returns once the event is stored. Where the server's answer to
 // that stays away the very same message is sent again, which the server tells
-// from a second event. An error that wraps [ErrUnavailable] after that leaves it
-// open whether the event is stored, and publishing again makes a second one.
+// from a second event; what it then has is asked of the control plane. Where that
+// is somebody else's event under the same ID, which kept this one out, the event
+// is signed anew: it is stored once, and whoever listens live may be given it
+// twice. An error that wraps [ErrUnavailable] after that leaves it open whether
+// the event is stored, and publishing again makes a second one.
 // *[Denied] with denial.QuotaExceeded says that as many events of this agent are
 // stored on the topic as may be.
 func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
@@ -64,18 +67,24 @@ func (m *Mesh) publish(ctx context.Context, name string, data []byte, at place, 
 		return err
 	}
 	subj := m.space.Event(m.info.Agent, name)
-	msg, f, _, err := m.speaker.Message(subj, envelope.Fields{
-		Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop, Token: chain.Digest(),
-	}, nil, data, nil)
+	rec.Chain, rec.Subject = chain.Digest(), subj
+	sign := func() (*nats.Msg, envelope.Fields, error) {
+		msg, f, _, err := m.speaker.Message(subj, envelope.Fields{
+			Nonce: rec.Nonce, Correlation: at.correlation, Parent: at.parent, Hop: at.hop, Token: chain.Digest(),
+		}, nil, data, nil)
+		if err == nil {
+			// Also where the topic is not durable as far as this client knows: it may
+			// have become so a moment ago, and what is stored without the ID is refused.
+			msg.Header[envelope.HeaderMsgID] = []string{f.Nonce}
+		}
+		return msg, f, err
+	}
+	if durable {
+		return m.store(waiting, name, sign, rec)
+	}
+	msg, _, err := sign()
 	if err != nil {
 		return err
-	}
-	// Also where the topic is not durable as far as this client knows: it may have
-	// become so a moment ago, and what is stored without the ID is refused.
-	msg.Header[envelope.HeaderMsgID] = []string{f.Nonce}
-	rec.Chain, rec.Subject = chain.Digest(), subj
-	if durable {
-		return m.store(waiting, name, msg, f)
 	}
 	if err := m.conn().PublishMsg(msg); err != nil {
 		return unsent(err)
@@ -96,9 +105,29 @@ const (
 	storePause = 250 * time.Millisecond
 )
 
-// store sends an event until the stream has said that it has it. Each try is the
-// same signed message, of which the stream takes one.
-func (m *Mesh) store(ctx context.Context, name string, msg *nats.Msg, f envelope.Fields) error {
+// storeAnew is how often an event that was kept out is signed anew.
+const storeAnew = 2
+
+// store has an event stored. Whoever hears it live and may have events of its own
+// stored can store one under its ID, where the first try did not get that far: then
+// the stream takes the next try for a copy. Under a new ID, which nobody knows yet,
+// it is another event.
+func (m *Mesh) store(ctx context.Context, name string, sign func() (*nats.Msg, envelope.Fields, error), rec *audit.Record) error {
+	for anew := 0; ; anew++ {
+		msg, f, err := sign()
+		if err != nil {
+			return err
+		}
+		if err = m.storeOne(ctx, name, msg, f); !errors.Is(err, errKeptOut) || anew == storeAnew {
+			return err
+		}
+		rec.Nonce = envelope.NewNonce()
+	}
+}
+
+// storeOne sends an event until the stream has it. Each try is the same signed
+// message, of which the stream takes one.
+func (m *Mesh) storeOne(ctx context.Context, name string, msg *nats.Msg, f envelope.Fields) error {
 	var last error
 	for try := 0; ; try++ {
 		if err := m.present(ctx); err != nil {
@@ -112,8 +141,12 @@ func (m *Mesh) store(ctx context.Context, name string, msg *nats.Msg, f envelope
 		cancel()
 		switch {
 		case err == nil:
-			if err = readStored(answer.Data, try > 0); err == nil {
-				return nil
+			var ack gate.StoreAck
+			if ack, err = readStored(answer.Data); err == nil {
+				if !ack.Duplicate {
+					return nil
+				}
+				return m.confirmStored(ctx, name, ack.Seq, f)
 			}
 			if final := denial.Of(err); final != "" && !transient(final) {
 				return denial.New(final, "topic %q: %s", name, denial.Detail(err))
@@ -154,12 +187,8 @@ func maybeStored(err error) error {
 	return fmt.Errorf("%w: the event may be stored or not, publishing again makes a second one: %w", ErrUnavailable, err)
 }
 
-// perSubject is what the server says where a subject of a stream is full; the
-// code alone stands for every failure to store.
-const (
-	perSubject = "maximum messages per subject exceeded"
-	tooLarge   = 10054
-)
+// tooLarge is the server's code for a message that the stream takes in no case.
+const tooLarge = 10054
 
 // ackMost bounds the answer of the stream.
 const ackMost = 4 << 10
@@ -167,30 +196,28 @@ const ackMost = 4 << 10
 var errStrangeAck = fmt.Errorf("%w: answer of the stream does not parse", ErrUnavailable)
 
 // readStored reads the stream's answer to an event. Nobody signed it: it says
-// what a broker that can drop the message anyway wants to have believed. Only a
-// plain acknowledgement by the right stream is one; that the stream knew the
-// message already is good news only where it was sent before.
-func readStored(data []byte, again bool) error {
+// what a broker that can drop the message anyway wants to have believed. Only an
+// acknowledgement by the right stream is one. That it is a duplicate says that the
+// stream has some message under this ID, and where, and not whose that is.
+func readStored(data []byte) (gate.StoreAck, error) {
 	if len(data) > ackMost {
-		return errStrangeAck
+		return gate.StoreAck{}, errStrangeAck
 	}
 	ack, err := gate.ReadStoreAck(data)
 	if err != nil {
-		return errStrangeAck
+		return gate.StoreAck{}, errStrangeAck
 	}
 	switch {
-	case ack.Error != nil && ack.Error.Code == gate.StoreFailed && ack.Error.Text == perSubject:
-		return denial.New(denial.QuotaExceeded, "as many events of this agent are stored as may be")
+	case ack.Error.Full():
+		err = denial.New(denial.QuotaExceeded, "as many events of this agent are stored as may be")
 	case ack.Error != nil && ack.Error.Code == tooLarge:
-		return denial.New(denial.TooLarge, "the stream takes no message of this size")
+		err = denial.New(denial.TooLarge, "the stream takes no message of this size")
 	case ack.Error != nil:
-		return fmt.Errorf("%w: stream: %.120q (%d)", ErrUnavailable, ack.Error.Text, ack.Error.Code)
+		err = fmt.Errorf("%w: stream: %.120q (%d)", ErrUnavailable, ack.Error.Text, ack.Error.Code)
 	case !ack.By(subject.EventsStream):
-		return fmt.Errorf("%w: answer is not the stream's", ErrUnavailable)
-	case ack.Duplicate && !again:
-		return denial.New(denial.Replayed, "the stream knew the event before it was sent")
+		err = fmt.Errorf("%w: answer is not the stream's", ErrUnavailable)
 	}
-	return nil
+	return ack, err
 }
 
 // Flush waits until the server has everything that was sent so far, at most a few

@@ -112,6 +112,10 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 		taken = c.parts.taken
 	}
 	for {
+		var failed <-chan error
+		if r.sending != nil {
+			failed = r.sending.failed
+		}
 		m.mu.Lock()
 		changed := m.rotated
 		m.mu.Unlock()
@@ -165,6 +169,8 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 			}
 		case <-p.nobody:
 			return nil, true, &unhandled{c.scope}
+		case err := <-failed:
+			return nil, false, err
 		case <-idle.C:
 			if len(r.held.parts) > 0 {
 				return nil, false, &brokenStream{denial.New(denial.BrokenStream, "part %d did not come", r.stream.Count()+1)}
@@ -282,20 +288,28 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 	if last && !whole {
 		r.confirm()
 	}
+	data := v.Data()
 	if r.body != nil && r.sending == nil && !last {
+		if len(data) > 0 {
+			return nil, &brokenStream{denial.New(denial.BrokenStream, "%q begins its answer before it has the request", f.From)}
+		}
 		r.sending = m.sendBody(ctx, v, r.body)
 	}
-	data := v.Data()
-	if most := r.call.mostBytes(); len(r.piece)+len(data) > most {
-		return nil, &brokenStream{denial.New(denial.TooLarge, "answer of more than %d bytes", most)}
-	}
-	if !whole && f.Err == "" {
-		if !r.stream.Piece() {
-			r.piece = append(r.piece, data...) // nothing, of a sign of life
+	if f.Err == "" {
+		most := r.call.mostBytes()
+		if r.call.sealed {
+			most += sealRoom // the bound is on what was sealed
+		}
+		size := len(r.piece) + len(data)
+		if size > most {
+			return nil, &brokenStream{denial.New(denial.TooLarge, "answer of more than %d bytes", r.call.mostBytes())}
+		}
+		if !whole && !r.stream.Piece() {
+			r.piece = grown(r.piece, data, capacity(r.piece, size, most)) // nothing, of a sign of life
 			return nil, nil
 		}
 		if len(r.piece) > 0 {
-			data, r.piece = append(r.piece, data...), nil
+			data, r.piece = grown(r.piece, data, capacity(r.piece, size, size)), nil
 		}
 	}
 	if f.Err != "" && !last {
@@ -304,11 +318,13 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 	if data, err = r.open(f, data); err != nil {
 		return nil, &brokenStream{err}
 	}
+	unheard := r.pieces == 0
 	r.pieces++
 	if f.Err != "" {
 		r.rec.Peer = f.From
 		err := incoming(f.From, f.Err, data)
-		if r.call.sealed && denial.Of(err) == denial.CannotOpen {
+		// Whoever sent something before was able to open it.
+		if unheard && r.call.sealed && denial.Of(err) == denial.CannotOpen {
 			err = &notOpened{err}
 		}
 		return nil, err
@@ -420,6 +436,7 @@ func (r *reception) part(p *pending) {
 	rec, later := *r.rec, *r // its caller goes on with its own
 	r = &later
 	r.rec, r.call.parts = &rec, nil
+	r.body = nil // nobody waits for what would be made of it
 	p.parting = m.background(func() {
 		defer m.parting.Add(-1)
 		defer m.noLonger(rec.Nonce)

@@ -5,12 +5,17 @@ import (
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/seal"
 	"github.com/sealmesh/sealmesh/internal/wire"
 )
 
-// sealRoom is what sealing to one instance adds at most.
-var sealRoom = seal.Overhead(1)
+// What sealing adds to an answer, and to a request at most. What may be how large is
+// said of what an application gives and gets, not of what travels.
+var (
+	sealRoom = seal.Overhead(1)
+	sealMost = seal.Overhead(limits.Instances)
+)
 
 // listInstances is the gate.InstancesFunc of a client.
 func (m *Mesh) listInstances(ctx context.Context, agent agentid.ID, after agentid.Instance) (map[agentid.Instance]string, agentid.Instance, error) {

@@ -3,6 +3,8 @@ package meshclient_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -223,5 +225,116 @@ func (f *forger) answer(req *nats.Msg, to seal.Recipient, piece int, data []byte
 	}
 	if err != nil {
 		f.t.Error(err)
+	}
+}
+
+// A handler that says that it cannot open what it has answered a part of is not
+// believed: nothing is asked for, and nothing handed on, a second time.
+func TestCannotOpenAfterAPart(t *testing.T) {
+	t.Parallel()
+	_, writer, reader, writerDir, readerDir := story(t)
+	to := must(seal.NewKey(must(must(agentdir.Open(readerDir)).CurveSeed()))).Recipient()
+	f, requests := usurped(t, writer, writerDir)
+	var asked atomic.Int64
+	go func() {
+		for {
+			select {
+			case req := <-requests:
+				asked.Add(1)
+				fields, _ := f.request(req)
+				f.reply(req, envelope.Fields{Part: envelope.Part{Number: 1}, Enc: envelope.X1}, must(seal.Seal([]seal.Recipient{to}, seal.Binding{
+					TrustDomain: f.TrustDomain, Reply: true, Signer: f.Key.PublicKey(), Recipient: fields.From, Nonce: fields.Nonce, Piece: 1,
+				}, []byte("hello"))))
+				f.reply(req, envelope.Fields{Part: envelope.Part{Number: 2, Last: true}, Err: meshclient.CodeDenied},
+					must(json.Marshal(wire.Failure{Reason: denial.CannotOpen})))
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	parts, last := 0, error(nil)
+	for part, err := range reader.Stream(within(t, 30*time.Second), "write:story", []byte("hi"), meshclient.To("writer"), meshclient.Sealed()) {
+		if last = err; err == nil {
+			if parts++; string(part.Data) != "hello" {
+				t.Errorf("got part %q", part.Data)
+			}
+		}
+	}
+	if !errors.Is(last, denial.CannotOpen) || parts != 1 || asked.Load() != 1 {
+		t.Errorf("got %d parts of %d requests and %v, want one and %s", parts, asked.Load(), last, denial.CannotOpen)
+	}
+}
+
+// reply answers with the given fields.
+func (f *forger) reply(req *nats.Msg, fields envelope.Fields, data []byte) {
+	f.t.Helper()
+	r, digest := f.request(req)
+	fields.Correlation, fields.Parent, fields.Hop, fields.Token = r.Correlation, r.Nonce, r.Hop, f.token
+	msg, _, _, err := f.Message(f.Space.Reply(f.Self, r.From, agentid.InstanceOf(r.Key), r.Nonce), fields, nil, data, &digest)
+	if err == nil {
+		err = f.nc.PublishMsg(msg)
+	}
+	if err != nil {
+		f.t.Error(err)
+	}
+}
+
+// What may be how large is said of what the applications give and get, sealed or not,
+// and errors are no answers.
+func TestBoundsOfSealedPayloads(t *testing.T) {
+	t.Parallel()
+	m := mesh(t, quiet())
+	writer := connected(t, m, enrolled(t, m, "writer", registry.Rights{Handle: scopes("write:small", "write:large")}))
+	reader := connected(t, m, enrolled(t, m, "reader", registry.Rights{Call: scopes("write:small", "write:large")}))
+	for scope, most := range map[string]int{"write:small": 100, "write:large": 2 * mib} {
+		if err := writer.Handle(scope, func(_ context.Context, req *meshclient.Request) ([]byte, error) {
+			if len(req.Data) == 1 {
+				return nil, &meshclient.Error{Code: "app-long", Message: strings.Repeat("m", 500)}
+			}
+			return req.Data, nil
+		}, meshclient.MaxRequest(most)); err != nil {
+			t.Fatal(err)
+		}
+		for _, opts := range [][]meshclient.CallOption{{meshclient.To("writer")}, {meshclient.To("writer"), meshclient.Sealed()}} {
+			call := func(size, answer int) error {
+				_, err := reader.Call(within(t, 60*time.Second), scope, make([]byte, size), append(opts, meshclient.MaxReply(answer))...)
+				return err
+			}
+			if err := call(most, most); err != nil {
+				t.Errorf("%d bytes both ways, sealed %v: %v", most, len(opts) > 1, err)
+			}
+			if err := call(most+1, 2*most); !errors.Is(err, denial.TooLarge) {
+				t.Errorf("a request past %d bytes, sealed %v: got %v", most, len(opts) > 1, err)
+			}
+			if err := call(most, most-1); !errors.Is(err, denial.TooLarge) {
+				t.Errorf("an answer past %d bytes, sealed %v: got %v", most-1, len(opts) > 1, err)
+			}
+			var e *meshclient.Error
+			if err := call(1, 1); !errors.As(err, &e) || len(e.Message) != 500 {
+				t.Errorf("an error, sealed %v: got %v", len(opts) > 1, err)
+			}
+		}
+	}
+}
+
+// A sealed call that fails before it is sent leaves no digest of its plain text in
+// the log: who guesses it could tell by that.
+func TestNothingOfPlainTextIsLogged(t *testing.T) {
+	t.Parallel()
+	secret := []byte("the launch code is 00000000")
+	sum := sha256.Sum256(secret)
+	var log syncBuffer
+	o := quiet()
+	o.ClientLog = zerolog.New(&log)
+	m := mesh(t, o)
+	reader := connected(t, m, enrolled(t, m, "reader", registry.Rights{Call: scopes("write:story")}))
+	if _, err := reader.Call(within(t, 30*time.Second), "write:story", secret, meshclient.To("nobody"), meshclient.Sealed()); !errors.Is(err, denial.UnlistedAgent) {
+		t.Errorf("got %v, want %s", err, denial.UnlistedAgent)
+	}
+	if _, err := reader.Call(within(t, 30*time.Second), "write:other", secret, meshclient.To("reader"), meshclient.Sealed()); err == nil {
+		t.Error("a right that is not held was used")
+	}
+	if text := log.String(); strings.Contains(text, base64.RawURLEncoding.EncodeToString(sum[:])) || !strings.Contains(text, "nobody") {
+		t.Errorf("the log says %s", text)
 	}
 }

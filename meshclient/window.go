@@ -62,6 +62,7 @@ type window struct {
 	bytes   int        // of those
 	said    time.Time  // when something was sent last
 	heard   time.Time  // when the other side said something last
+	moved   time.Time  // when it confirmed something last
 	ending  bool       // nobody but who ends it has a turn any more
 	over    bool       // nothing more is to be sent
 	changed chan struct{}
@@ -85,6 +86,17 @@ func (p *openPart) again() time.Time {
 	return p.at.Add(min(max(p.at.Sub(p.first), signEvery), againMost))
 }
 
+// again is when a part is to be sent again. While others come one by one, those
+// behind them are on their way, however slow that is: what is lost stops all that
+// follow. Whoever sent them again would have the way carry all of it twice.
+func (w *window) again(p *openPart) time.Time {
+	at := p.again()
+	if moved := w.moved.Add(signEvery); moved.After(at) {
+		return moved
+	}
+	return at
+}
+
 func newWindow(out outlet, now time.Time) window {
 	return window{
 		out: out, turn: make(chan struct{}, 1), changed: make(chan struct{}),
@@ -103,6 +115,9 @@ func (w *window) send(ctx, until context.Context, data []byte) error {
 		return context.Cause(until)
 	}
 	defer func() { <-w.turn }()
+	if len(data) > limits.Body {
+		return denial.New(denial.TooLarge, "a part of %d bytes, at most %d", len(data), limits.Body)
+	}
 	return w.piece(ctx, until, gate.Answer{Data: data}, false)
 }
 
@@ -118,9 +133,9 @@ func (w *window) last(until context.Context, a gate.Answer) error {
 	return w.piece(until, until, a, true)
 }
 
-// piece is called by who has the turn; the contexts are those of send. An error answer takes back what was begun of a piece, and
-// nothing else may follow one that was given up halfway: the next part would be
-// taken for its end.
+// piece is called by who has the turn; the contexts are those of send. An error
+// answer takes back what was begun of a piece, and nothing else may follow one that
+// was given up halfway: the next part would be taken for its end.
 func (w *window) piece(ctx, until context.Context, a gate.Answer, last bool) error {
 	if w.torn && a.Err == "" {
 		return errTorn
@@ -271,6 +286,9 @@ func (w *window) confirmed(parts, most int) {
 		return // of parts that were never sent
 	}
 	w.heard = time.Now()
+	if len(w.open) > 0 && w.open[0].number <= parts {
+		w.moved = w.heard
+	}
 	for len(w.open) > 0 && w.open[0].number <= parts {
 		w.bytes -= len(w.open[0].msg.Data)
 		w.open[0] = openPart{}
@@ -315,11 +333,11 @@ func (w *window) due(now time.Time) due {
 	d.silent = now.Sub(since)
 	for i := range w.open {
 		p := &w.open[i]
-		if !now.Before(p.again()) {
+		if !now.Before(w.again(p)) {
 			p.at = now
 			d.again = append(d.again, p.msg)
 		}
-		if at := p.again(); at.Before(d.next) {
+		if at := w.again(p); at.Before(d.next) {
 			d.next = at
 		}
 	}

@@ -70,6 +70,40 @@ func TestWindowSendsAgain(t *testing.T) {
 	})
 }
 
+// What is on a slow way, and comes one by one, is not sent again; what stops all
+// others is.
+func TestWindowOfASlowWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s told
+		w := meshclient.NewWindow(s.say)
+		for range 20 {
+			if err := w.Send(t.Context(), t.Context(), []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := 1; n <= 15; n++ {
+			time.Sleep(time.Second)
+			if again, _, _, next, _ := w.Due(time.Now()); n > 2 && (len(again) > 0 || !next.After(time.Now())) {
+				t.Errorf("after %d s: %v are sent again, and the next look is in %s", n, again, time.Until(next))
+			}
+			w.Confirmed(n, 40)
+		}
+		time.Sleep(meshclient.SignEvery)
+		if again, _, _, _, _ := w.Due(time.Now()); !slices.Equal(again, []string{"16", "17", "18", "19", "20"}) {
+			t.Errorf("once nothing more came: %v are sent again", again)
+		}
+	})
+}
+
+// Nothing is begun that the other side must refuse.
+func TestWindowBoundsPieces(t *testing.T) {
+	var s told
+	w := meshclient.NewWindow(s.say)
+	if err := w.Send(t.Context(), t.Context(), make([]byte, 64<<20+1)); !errors.Is(err, denial.TooLarge) || w.Sent() != 0 {
+		t.Errorf("got %v and %d parts, want %s and none", err, w.Sent(), denial.TooLarge)
+	}
+}
+
 // A sign of life is due at once where nothing was said at all, and then whenever
 // nothing was said for two seconds, not for four.
 func TestWindowSigns(t *testing.T) {

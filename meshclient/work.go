@@ -62,9 +62,13 @@ type work struct {
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer // under the window's lock
 
+	slot *slot // its place among those that the handler works on
+
 	// The invitation to send the payload, where it comes in parts.
 	invitation string // its nonce
 	invited    envelope.Digest
+	body       *pending
+	kept       share // under the lock of the Mesh
 
 	// What finish leaves for end, in one goroutine.
 	answered bool
@@ -73,8 +77,8 @@ type work struct {
 
 // begun enters a request among those that are worked on. It returns nil where the
 // caller cancelled before its turn came.
-func (m *Mesh) begun(ctx context.Context, cancel context.CancelCauseFunc, h *handler, v *envelope.Verified) *work {
-	w := &work{mesh: m, handler: h, request: v, ctx: ctx, cancel: cancel}
+func (m *Mesh) begun(ctx context.Context, cancel context.CancelCauseFunc, h *handler, v *envelope.Verified, s *slot) *work {
+	w := &work{mesh: m, handler: h, request: v, ctx: ctx, cancel: cancel, slot: s}
 	w.window = newWindow(w, time.Now())
 	id := callOf(v)
 	m.mu.Lock()
@@ -84,8 +88,12 @@ func (m *Mesh) begun(ctx context.Context, cancel context.CancelCauseFunc, h *han
 		return nil
 	}
 	m.works[id] = w
+	if !v.Fields().Body.IsZero() {
+		w.invitation, w.body = envelope.NewNonce(), newPending("")
+		m.pending[w.invitation] = w.body
+	}
 	w.window.mu.Lock()
-	w.timer = time.AfterFunc(firstSign, w.tick)
+	w.timer = time.AfterFunc(m.cfg.firstSign, w.tick)
 	w.window.mu.Unlock()
 	return w
 }
@@ -103,15 +111,24 @@ func (w *work) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.works, id)
+	if w.body != nil {
+		delete(m.pending, w.invitation)
+	}
+	m.bodyRoom.give(w.request.From(), w.kept)
 	if w.answered && len(rest) > 0 {
 		m.answers.keep(&answer{id: id, instance: w.request.Instance(), parts: rest, ended: now}, m.lookAtAnswers)
 	}
 }
 
-// message implements outlet: it signs one reply to the request.
+// message implements outlet: it signs one reply to the request. The first part is
+// the invitation, whoever sends it: the caller knows it by that and nothing else.
 func (w *work) message(a gate.Answer) (*nats.Msg, error) {
+	invitation := w.body != nil && a.Part.Number == 1
+	if invitation {
+		a.Nonce = w.invitation
+	}
 	msg, digest, err := w.mesh.reply(w.handler, w.request, a)
-	if a.Nonce != "" {
+	if invitation {
 		w.invited = digest
 	}
 	return msg, err
@@ -212,7 +229,7 @@ func (w *work) finish(a gate.Answer) error {
 // settle waits, in a Mesh that closes and takes with it what it keeps, until the
 // caller has the answer.
 func (w *work) settle() {
-	if !w.mesh.isClosing() {
+	if !w.mesh.isClosing() || errors.Is(context.Cause(w.ctx), ErrCallerGone) {
 		return
 	}
 	patience := time.NewTimer(lastLease)

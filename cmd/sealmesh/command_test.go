@@ -65,7 +65,7 @@ func TestFinishIsOneCleanLine(t *testing.T) {
 	if got := a.finish(&meshclient.Error{Code: "app-x", Message: "a\nb\x1b[2Jc\u202ed"}); got != 1 {
 		t.Errorf("got exit code %d, want 1", got)
 	}
-	if got, want := errs.String(), "sealmesh: app-x: a b?[2Jc?d\n"; got != want || out.Len() != 0 {
+	if got, want := errs.String(), "sealmesh: app-x: a b [2Jc?d\n"; got != want || out.Len() != 0 {
 		t.Errorf("got %q and %q, want %q", got, out.String(), want)
 	}
 }

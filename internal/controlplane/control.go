@@ -149,6 +149,9 @@ func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
 	var result any
 	ctx, who := p.askedBy(ctx, v)
 	if err = p.current(ctx, scope, v); err == nil {
+		err = plain(v)
+	}
+	if err == nil {
 		result, err = p.work(ctx, scope, v)
 	}
 	defer who.part()
@@ -198,6 +201,15 @@ func (p *Plane) current(ctx context.Context, scope capability.Scope, v *envelope
 	return nil
 }
 
+// plain refuses a payload that is to come in parts, or is sealed: the control plane
+// asks nobody for the former, and has no key for the latter.
+func plain(v *envelope.Verified) error {
+	if f := v.Fields(); bool(f.Enc) || !f.Body.IsZero() {
+		return denial.New(denial.BadInput, "the control plane takes a payload in the message itself, and not sealed")
+	}
+	return nil
+}
+
 func costOf(scope capability.Scope) int {
 	switch scope.String() {
 	case wire.SelfRenew:
@@ -208,6 +220,8 @@ func costOf(scope capability.Scope) int {
 		return askCostDurable
 	case wire.SelfInstances:
 		return askCostInstances
+	case wire.SelfStored:
+		return askCostStored
 	}
 	return askCost
 }

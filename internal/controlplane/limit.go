@@ -27,6 +27,7 @@ const (
 
 	askCost          = 1
 	askCostEnd       = 2  // a cut
+	askCostStored    = 2  // an event of up to 64 KiB, and a signature
 	askCostDurable   = 5  // a record on the feed, and consumers
 	askCostInstances = 10 // a page of records, each read by itself
 	askCostRenew     = 25 // a certificate, and a record on the feed

@@ -241,6 +241,13 @@ func (p *Plane) raiseReplay(ctx context.Context, server time.Time, reason string
 	if server.After(at) {
 		at = server
 	}
+	// The founders are let in before the first tick, and only then: one that a start
+	// writes which does not get to them would leave a mesh without an administrator.
+	// Nobody has signed anything by then.
+	if ticked, err := p.store.Ticked(ctx); err != nil || !ticked {
+		p.replay.founded = at
+		return err
+	}
 	at = at.Add(limits.Ahead)
 	if err := p.store.Tick(ctx, 0, at, p.epochs.recent()); err != nil {
 		return err

@@ -67,6 +67,12 @@ func (p *Plane) self(ctx context.Context, scope string, v *envelope.Verified) (a
 			return nil, err
 		}
 		return p.instances(ctx, req)
+	case wire.SelfStored:
+		var req wire.StoredRequest
+		if err := decode(v.Data(), &req); err != nil {
+			return nil, err
+		}
+		return p.ownStored(ctx, v, req)
 	}
 	return nil, denial.New(denial.NotFound, "the control plane does not handle %q", scope)
 }

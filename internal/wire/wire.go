@@ -123,6 +123,7 @@ const (
 	SelfDurable       = "self:durable"
 	SelfDurableEnd    = "self:durable-end"
 	SelfInstances     = "self:instances"
+	SelfStored        = "self:stored"
 )
 
 // SessionRequest names the connection by what its server told the client.

@@ -223,7 +223,7 @@ func TestIDsCannotBeUsedUpBefore(t *testing.T) {
 	}
 
 	// Somebody who knew a nonce before could use it up. The answer says so, and a
-	// publisher takes it for no success (meshclient.TestReadStored).
+	// publisher does not take it for success (meshclient.TestEventKeptOut).
 	known := envelope.NewNonce()
 	mallory.PublishMsg(&nats.Msg{Subject: mallory.Space.Event(mallory.Self, "news"), Header: nats.Header{envelope.HeaderMsgID: {known}}}) //nolint:errcheck // the answer below tells
 	if err := mallory.FlushTimeout(wait); err != nil {
