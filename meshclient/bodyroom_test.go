@@ -63,7 +63,7 @@ func TestCloseWhileGathering(t *testing.T) {
 	c := usurp(t, reader, readerDir)
 	c.promised(envelope.Body{Size: mib, Digest: envelope.BodyOf([]byte("x")).Digest}, keyOf(writerDir))
 	v := c.promised(envelope.BodyOf([]byte("abc")), keyOf(writerDir))
-	writer.SetCloseTimeout(time.Hour)
+	writer.SetCloseTimeout(25 * time.Second) // less than it waits for otherwise
 	closed := make(chan error, 1)
 	go func() { closed <- writer.Close() }()
 	eventually(t, "its beginning", writer.Closing)
