@@ -362,9 +362,13 @@ func TestControlPlaneTakesNoParts(t *testing.T) {
 	c := usurp(t, reader, readerDir)
 	for name, f := range map[string]envelope.Fields{
 		"in parts": {Body: envelope.BodyOf([]byte("{}"))},
-		"sealed":   {Enc: envelope.X1},
+		"sealed":   {Enc: envelope.X1}, // or so it says
 	} {
-		msg, f, _, err := c.Message(c.Space.Ask(c.Self, agentid.Control, "self.session"), f, nil, nil, nil)
+		var data []byte
+		if f.Enc {
+			data = []byte("{}")
+		}
+		msg, f, _, err := c.Message(c.Space.Ask(c.Self, agentid.Control, "self.session"), f, nil, data, nil)
 		c.say(msg, err)
 		if got := c.refusal(f.Nonce); got != denial.BadInput {
 			t.Errorf("%s: got %q, want %q", name, got, denial.BadInput)
