@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,13 +136,20 @@ func TestFirstSignIsTheInvitation(t *testing.T) {
 	_, writer, reader, _, _ := story(t)
 	writer.SetFirstSign(time.Nanosecond)
 	handle(t, writer, "write:story", echo)
-	sent := noise(mib + mib/2)
-	for range 30 {
-		reply, err := reader.Call(within(t, 30*time.Second), "write:story", sent, meshclient.IdleTimeout(15*time.Second))
-		if err != nil || !bytes.Equal(reply.Data, sent) {
-			t.Fatalf("got %v", err)
-		}
+	sent := noise(mib + mib/16)
+	var all sync.WaitGroup
+	for range 24 { // so many at once that the two get into each other's way
+		all.Go(func() {
+			for range 4 {
+				reply, err := reader.Call(within(t, 60*time.Second), "write:story", sent, meshclient.IdleTimeout(20*time.Second))
+				if err != nil || !bytes.Equal(reply.Data, sent) {
+					t.Errorf("got %v", err)
+					return
+				}
+			}
+		})
 	}
+	all.Wait()
 }
 
 // A call that nobody waits for any more sends nothing to who takes it late.

@@ -99,7 +99,7 @@ func TestWindowOfASlowWay(t *testing.T) {
 func TestWindowBoundsPieces(t *testing.T) {
 	var s told
 	w := meshclient.NewWindow(s.say)
-	if err := w.Send(t.Context(), t.Context(), make([]byte, 64<<20+1)); !errors.Is(err, denial.TooLarge) || w.Sent() != 0 {
+	if err := w.Send(within(t, 10*time.Second), t.Context(), make([]byte, 64<<20+1)); !errors.Is(err, denial.TooLarge) || w.Sent() != 0 {
 		t.Errorf("got %v and %d parts, want %s and none", err, w.Sent(), denial.TooLarge)
 	}
 }
