@@ -183,11 +183,12 @@ func (m *Mesh) callOnce(ctx context.Context, c outgoingCall) (*Reply, error) {
 	return reply, err
 }
 
-// detailOf is what the log says of an error beside its reason. The text of a handler's
-// own error is content, and nobody else's where it travels sealed.
+// detailOf is what the log says of an error beside its reason. Where a call is sealed
+// the text of a handler's own error stays out of it: it may quote the payload.
 func detailOf(err error, sealed bool) string {
-	var e *Error
-	if sealed && errors.As(err, &e) {
+	ours := denial.Of(err) != "" || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrCancelled) ||
+		errors.Is(err, ErrCallerGone) || errors.Is(err, context.DeadlineExceeded)
+	if sealed && !ours {
 		return ""
 	}
 	return clipText(err.Error())
