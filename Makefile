@@ -4,7 +4,7 @@
 GO      ?= go
 GOFMT   ?= $(shell $(GO) env GOROOT)/bin/gofmt
 PKG     ?= ./...
-TIMEOUT ?= 10m
+TIMEOUT ?= 20m
 FUZZ    ?= 10s
 SOAK    ?= 10m
 

@@ -138,9 +138,9 @@ func TestFirstSignIsTheInvitation(t *testing.T) {
 	handle(t, writer, "write:story", echo)
 	sent := noise(mib + mib/16)
 	var all sync.WaitGroup
-	for range 24 { // so many at once that the two get into each other's way
+	for range 16 { // so many at once that the two get into each other's way
 		all.Go(func() {
-			for range 4 {
+			for range 2 {
 				reply, err := reader.Call(within(t, 60*time.Second), "write:story", sent, meshclient.IdleTimeout(20*time.Second))
 				if err != nil || !bytes.Equal(reply.Data, sent) {
 					t.Errorf("got %v", err)

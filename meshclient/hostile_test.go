@@ -104,7 +104,7 @@ func intrude(t testing.TB, dir string, opts ...nats.Option) *intruder {
 		t.Fatal(err)
 	}
 	nc, err := nats.Connect(d.Info.NATS[0], append([]nats.Option{
-		nats.Nkey(pub, kp.Sign), nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)),
+		nats.Nkey(pub, kp.Sign), nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)), nats.Timeout(20 * time.Second),
 		nats.ClientCert(d.File(agentdir.TLSCertFile), d.File(agentdir.TLSKeyFile)), nats.RootCAs(d.File(agentdir.CAFile)),
 	}, opts...)...)
 	if err != nil {

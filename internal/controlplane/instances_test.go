@@ -83,7 +83,7 @@ func TestRecipients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(d.Info.NATS[0], nats.Nkey(publicKey(t, dir), kp.Sign), nats.NoReconnect(),
+	nc, err := nats.Connect(d.Info.NATS[0], nats.Timeout(20*time.Second), nats.Nkey(publicKey(t, dir), kp.Sign), nats.NoReconnect(),
 		nats.CustomInboxPrefix("_INBOX_"+d.Info.Agent.String()+"_"+d.Info.Instance.String()),
 		nats.ClientCert(d.File(agentdir.TLSCertFile), d.File(agentdir.TLSKeyFile)), nats.RootCAs(d.File(agentdir.CAFile)))
 	if err != nil {

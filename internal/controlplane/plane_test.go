@@ -113,7 +113,7 @@ func raw(t *testing.T, dir string, chains ...string) (*nats.Conn, error) {
 	if len(chains) > 0 {
 		token = "v1:" + strings.Join(chains, ",")
 	}
-	nc, err := nats.Connect(d.Info.NATS[0], nats.Nkey(pub, kp.Sign), nats.NoReconnect(), nats.Token(token),
+	nc, err := nats.Connect(d.Info.NATS[0], nats.Timeout(20*time.Second), nats.Nkey(pub, kp.Sign), nats.NoReconnect(), nats.Token(token),
 		nats.ClientCert(d.File(agentdir.TLSCertFile), d.File(agentdir.TLSKeyFile)), nats.RootCAs(d.File(agentdir.CAFile)))
 	if err == nil {
 		t.Cleanup(nc.Close)

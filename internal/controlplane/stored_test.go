@@ -49,7 +49,7 @@ func publisherOf(t *testing.T, m *devmesh.Mesh, dir string) *publisher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(d.Info.NATS[0], nats.Nkey(key.PublicKey(), kp.Sign), nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)),
+	nc, err := nats.Connect(d.Info.NATS[0], nats.Timeout(20*time.Second), nats.Nkey(key.PublicKey(), kp.Sign), nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)),
 		nats.ClientCert(d.File(agentdir.TLSCertFile), d.File(agentdir.TLSKeyFile)), nats.RootCAs(d.File(agentdir.CAFile)))
 	if err != nil {
 		t.Fatal(err)
