@@ -212,7 +212,7 @@ func (w *work) gather() (data []byte, err error) {
 	// Whoever promises a payload and does not send it would else have the turns of
 	// all whose payload is there.
 	w.slot.leave()
-	a := gathering{work: w, stream: envelope.BodyStream(f), soon: stopped()}
+	a := gathering{work: w, stream: envelope.BodyStream(f), receipts: newReceipts()}
 	a.ahead.room = func(bytes int) bool { return w.keep(share{bytes: bytes}) == nil }
 	a.ahead.free = func(bytes int) { w.giveBack(share{bytes: bytes}) }
 	defer a.ahead.drop()
@@ -263,13 +263,11 @@ func (w *work) gather() (data []byte, err error) {
 
 // gathering is the payload of one request while it comes.
 type gathering struct {
-	work     *work
-	stream   *envelope.Stream
-	ahead    ahead
-	fresh    int // bytes that were not confirmed
-	soon     *time.Timer
-	promised bool
-	refused  int
+	receipts
+	work    *work
+	stream  *envelope.Stream
+	ahead   ahead
+	refused int
 }
 
 // admit judges one part. What somebody else sent is refused and changes nothing.
@@ -293,7 +291,7 @@ func (a *gathering) admit(msg *nats.Msg) ([]byte, error) {
 		}
 		return nil, errNoPart
 	}
-	if a.fresh += len(msg.Data); a.fresh >= streamBytes/4 {
+	if a.fresh += len(msg.Data); a.many() {
 		a.confirm()
 	} else {
 		a.promise()
@@ -303,17 +301,9 @@ func (a *gathering) admit(msg *nats.Msg) ([]byte, error) {
 
 var errNoPart = errors.New("meshclient: not a part of this body")
 
-func (a *gathering) promise() {
-	if !a.promised {
-		a.promised = true
-		a.soon.Reset(confirmAfter)
-	}
-}
-
 // confirm tells the caller what came.
 func (a *gathering) confirm() {
-	a.promised, a.fresh = false, 0
-	a.soon.Stop()
+	a.given()
 	a.work.came(a.stream.Count())
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/gate"
-	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
@@ -465,7 +464,7 @@ func payloadDigest(data []byte) string {
 	if len(data) == 0 {
 		return ""
 	}
-	return jws.Digest(string(data))
+	return envelope.BodyOf(data).Digest
 }
 
 func clip(s string) string {

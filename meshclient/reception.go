@@ -19,10 +19,6 @@ import (
 	"github.com/sealmesh/sealmesh/internal/wire"
 )
 
-// confirmAfter is how long what came is confirmed later, together with what comes
-// meanwhile.
-const confirmAfter = 100 * time.Millisecond
-
 // After silenceFor without a word of a handler that is known to work, its caller
 // asks for what it may have missed. A call of which nothing was heard at all is
 // asked for only where its own connection broke, and askMost times.
@@ -48,15 +44,13 @@ type reception struct {
 	sending *body  // nil: nobody has asked for it
 	piece   []byte // what came of a piece that goes on
 	pieces  int    // that came whole
-	fresh   int    // bytes that were not confirmed
 	key     string // whose parts they are, once one came
 	from    agentid.ID
 	refused int
 
+	receipts
 	confirmed int // what the handler was told
 	most      int // and what it may send
-	soon      *time.Timer
-	promised  bool // soon runs
 	again     *time.Timer
 	asked     int  // how often since something came
 	barred    bool // the broker did not let the call through once
@@ -73,7 +67,7 @@ func newReception(m *Mesh, want gate.Want, c outgoingCall, rec *audit.Record, re
 // await waits for the answer. Whoever is known to work on the call is told when
 // nobody waits for it any more.
 func (r *reception) await(ctx context.Context, p *pending) (*Reply, error) {
-	r.soon, r.again = stopped(), stopped()
+	r.receipts, r.again = newReceipts(), stopped()
 	defer r.soon.Stop()
 	defer r.again.Stop()
 	reply, over, err := r.run(ctx, p)
@@ -144,7 +138,7 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 				idle.Reset(c.idle)
 				r.asked = 0
 				r.again.Reset(silenceFor)
-				if r.stream.Count()-r.confirmed >= streamParts/2 || r.fresh >= streamBytes/4 {
+				if r.stream.Count()-r.confirmed >= streamParts/2 || r.many() {
 					r.confirm()
 				} else {
 					r.promise()
@@ -374,19 +368,10 @@ func (r *reception) room() int {
 	return n
 }
 
-// promise has confirm run soon.
-func (r *reception) promise() {
-	if !r.promised {
-		r.promised = true
-		r.soon.Reset(confirmAfter)
-	}
-}
-
 // confirm tells the handler what came. While the application leaves as many bytes as
 // a sender keeps, nothing more counts as come, so that no more is sent.
 func (r *reception) confirm() {
-	r.promised, r.fresh = false, 0
-	r.soon.Stop()
+	r.given()
 	if r.call.parts == nil || !r.call.parts.full() || r.stream.Done() {
 		r.confirmed = r.stream.Count()
 	}
