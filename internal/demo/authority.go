@@ -44,11 +44,11 @@ func authority() chapter {
 
 func scopeNotHeld(ctx context.Context, s *stage) (outcome, error) {
 	p := s.mallory
-	if len(p.record.Tokens) != 2 {
-		return outcome{}, fmt.Errorf("mallory has %d root tokens, not 2", len(p.record.Tokens))
+	if len(p.Record.Tokens) != 2 {
+		return outcome{}, fmt.Errorf("mallory has %d root tokens, not 2", len(p.Record.Tokens))
 	}
-	subj := p.space.Call(p.id, "pay.invoice")
-	m, err := p.sign(subj, envelope.Fields{Token: p.record.Tokens[0]}, []byte("pay 50 to mallory"))
+	subj := p.Space.Call(p.ID, "pay.invoice")
+	m, err := p.sign(subj, envelope.Fields{Token: p.Record.Tokens[0]}, []byte("pay 50 to mallory"))
 	if err != nil {
 		return outcome{}, err
 	}
@@ -59,10 +59,10 @@ func scopeNotHeld(ctx context.Context, s *stage) (outcome, error) {
 	if n := ran(s.banks()) - before; n != 0 {
 		return outcome{}, fmt.Errorf("bank paid %d times", n)
 	}
-	if err := p.works(ctx, "read:logs", p.record.Tokens[1]); err != nil {
+	if err := p.works(ctx, "read:logs", p.Record.Tokens[1]); err != nil {
 		return outcome{}, err
 	}
-	reason, err := s.refused(ctx, s.readers(), audit.Call, func() error { return p.call("read:logs", p.record.Tokens[0], nil) })
+	reason, err := s.refused(ctx, s.readers(), audit.Call, func() error { return p.call("read:logs", p.Record.Tokens[0], nil) })
 	if err != nil {
 		return outcome{}, err
 	}

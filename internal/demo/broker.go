@@ -46,8 +46,8 @@ func broker() chapter {
 }
 
 func forgedSender(ctx context.Context, s *stage) (outcome, error) {
-	subj := s.mallory.space.Call(s.clerk.ID(), "read.logs")
-	m, err := s.mallory.sign(subj, envelope.Fields{Token: s.mallory.record.Tokens[0]}, []byte("I am clerk"))
+	subj := s.mallory.Space.Call(s.clerk.ID(), "read.logs")
+	m, err := s.mallory.sign(subj, envelope.Fields{Token: s.mallory.Record.Tokens[0]}, []byte("I am clerk"))
 	if err != nil {
 		return outcome{}, err
 	}
@@ -69,7 +69,7 @@ type stored struct {
 
 // lookUp reads a record from its leader.
 func (p *intruder) lookUp(ctx context.Context, key string) (stored, error) {
-	m, err := p.nc.RequestWithContext(ctx, gate.AgentLeader(p.space)(registry.AgentsBucket), registry.LeaderReadBody(registry.AgentsBucket, key))
+	m, err := p.nc.RequestWithContext(ctx, gate.AgentLeader(p.Space)(registry.AgentsBucket), registry.LeaderReadBody(registry.AgentsBucket, key))
 	if err != nil {
 		return stored{}, err
 	}
@@ -101,13 +101,13 @@ func recordOverwrite(ctx context.Context, s *stage) (outcome, error) {
 	burn := subject.KV(gate.ReplayBucket, "play.dice.x."+envelope.NewNonce())
 	for _, subj := range []string{
 		burn,
-		subject.DirectGet(registry.AgentsBucket, p.id.String()),
-		p.space.LeaderRead(registry.AgentsBucket),
-		p.space.Beat(p.id, p.instance),
+		subject.DirectGet(registry.AgentsBucket, p.ID.String()),
+		p.Space.LeaderRead(registry.AgentsBucket),
+		p.Space.Beat(p.ID, p.Instance),
 	} {
 		var body []byte
-		if subj == p.space.LeaderRead(registry.AgentsBucket) {
-			body = registry.LeaderReadBody(registry.AgentsBucket, p.id.String())
+		if subj == p.Space.LeaderRead(registry.AgentsBucket) {
+			body = registry.LeaderReadBody(registry.AgentsBucket, p.ID.String())
 		}
 		if err := p.nc.PublishRequest(subj, victim, body); err != nil {
 			return outcome{}, err
@@ -207,7 +207,7 @@ func noRoute(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	defer member.Close()
-	agent, err := certificateOf(s.mallory.dir.Path)
+	agent, err := certificateOf(s.mallory.Dir.Path)
 	if err != nil {
 		return outcome{}, err
 	}

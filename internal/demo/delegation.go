@@ -121,7 +121,7 @@ type token struct {
 // forge signs a delegation of a scope to an agent, under the instance's own root
 // token and with its own genuine key, and asks no rule whether it may.
 func (p *intruder) forge(ctx context.Context, to, scope string) (string, error) {
-	parent, err := p.reader().Chain(ctx, p.record.Tokens[0])
+	parent, err := p.Reader(p.nc).Chain(ctx, p.Record.Tokens[0])
 	if err != nil {
 		return "", err
 	}
@@ -129,11 +129,11 @@ func (p *intruder) forge(ctx context.Context, to, scope string) (string, error) 
 	text, err := jws.Sign(&token{
 		Head: jws.Head{Kind: "token", IssuedAt: now.Unix()}, ID: envelope.NewNonce(), Agent: to, Parent: jws.Digest(parent),
 		Capabilities: []string{scope}, Delegatable: []string{}, NotBefore: now.Unix(), Expires: now.Add(time.Minute).Unix(),
-	}, p.pair)
+	}, p.Pair)
 	if err != nil {
 		return "", err
 	}
-	return parent + "~" + p.dir.Info.Passport + "~" + text, nil
+	return parent + "~" + p.Dir.Info.Passport + "~" + text, nil
 }
 
 // store has the control plane store a chain and returns why it did not, nothing
@@ -180,7 +180,7 @@ func forgedDelegation(ctx context.Context, s *stage, scope string) (outcome, err
 	if err != nil {
 		return outcome{}, err
 	}
-	m, err := p.sign(p.space.Note(p.id, s.archive.ID(), wire.NoteDelegation), envelope.Fields{}, body)
+	m, err := p.sign(p.Space.Note(p.ID, s.archive.ID(), wire.NoteDelegation), envelope.Fields{}, body)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -239,7 +239,7 @@ func (s *stage) nothingLeft(ctx context.Context, rests *intruder) error {
 		return err
 	}
 	before := ran(s.readers())
-	subj := again.space.Call(again.id, "read.logs")
+	subj := again.Space.Call(again.ID, "read.logs")
 	m, err := again.sign(subj, envelope.Fields{Token: s.lent.Chains()[0]}, nil)
 	if err != nil {
 		return err

@@ -1,6 +1,8 @@
 package demo
 
 import (
+	"github.com/sealmesh/sealmesh/internal/bare"
+
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,9 +56,9 @@ func doors() chapter {
 
 // turnedAway tries an entry that the callout has to refuse. It returns the line
 // of the control plane's audit about it.
-func (s *stage) turnedAway(ctx context.Context, e entry, nkey string) (line, error) {
+func (s *stage) turnedAway(ctx context.Context, e bare.Entry, nkey string) (line, error) {
 	from := s.journal.mark()
-	nc, err := e.dial(ctx)
+	nc, err := e.Dial(ctx)
 	if err == nil {
 		nc.Close()
 		return nil, errors.New("the connection was admitted")
@@ -127,7 +129,7 @@ func unlistedAgent(ctx context.Context, s *stage) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	l, err := s.turnedAway(ctx, entry{dir: s.clerk.dir, key: key, cert: cert}, pub)
+	l, err := s.turnedAway(ctx, bare.Entry{Dir: s.clerk.dir, Key: key, Cert: cert}, pub)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -136,7 +138,7 @@ func unlistedAgent(ctx context.Context, s *stage) (outcome, error) {
 
 func withoutCertificate(ctx context.Context, s *stage) (outcome, error) {
 	from := s.journal.mark()
-	nc, err := entry{dir: s.clerkPod.dir.Path, bare: true}.dial(ctx)
+	nc, err := bare.Entry{Dir: s.clerkPod.Dir.Path, NoCert: true}.Dial(ctx)
 	if err == nil {
 		nc.Close()
 		return outcome{}, errors.New("the connection was admitted")
@@ -153,7 +155,7 @@ func withoutCertificate(ctx context.Context, s *stage) (outcome, error) {
 }
 
 func mixedIdentity(ctx context.Context, s *stage) (outcome, error) {
-	l, err := s.turnedAway(ctx, entry{dir: s.mallory.dir.Path, key: s.clerkPod.pair}, s.clerkPod.key.PublicKey())
+	l, err := s.turnedAway(ctx, bare.Entry{Dir: s.mallory.Dir.Path, Key: s.clerkPod.Pair}, s.clerkPod.Key.PublicKey())
 	if err != nil {
 		return outcome{}, err
 	}
@@ -165,7 +167,7 @@ func oldProof(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, errors.New("mallory never signed a nonce")
 	}
 	sign := func([]byte) ([]byte, error) { return s.mallory.proof, nil }
-	l, err := s.turnedAway(ctx, entry{dir: s.mallory.dir.Path, sign: sign}, s.mallory.key.PublicKey())
+	l, err := s.turnedAway(ctx, bare.Entry{Dir: s.mallory.Dir.Path, Sign: sign}, s.mallory.Key.PublicKey())
 	if err != nil {
 		return outcome{}, err
 	}

@@ -6,24 +6,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nkeys"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/heartbeat"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/bare"
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/pki"
-	"github.com/sealmesh/sealmesh/registry"
 )
 
 // What nats-server says where it refuses by itself. The mesh's own reason codes
@@ -38,17 +36,10 @@ const (
 // intruder is a plain NATS connection with the identity of one instance. It can
 // do whatever the broker lets that instance do, and sign whatever it likes.
 type intruder struct {
-	stage    *stage
-	nc       *nats.Conn
-	dir      *agentdir.Dir
-	id       agentid.ID
-	instance agentid.Instance
-	key      *envelope.Key
-	pair     nkeys.KeyPair
-	space    subject.Space
-	speaker  gate.Speaker
-	beats    *heartbeat.Sender
-	record   *registry.Agent
+	*bare.Agent
+	stage *stage
+	nc    *nats.Conn
+	beats *heartbeat.Sender
 
 	answers chan *nats.Msg
 	caught  chan *nats.Msg
@@ -58,15 +49,10 @@ type intruder struct {
 	proof   []byte // its signature of the connection's nonce
 }
 
-// entry is how somebody tries to connect. Empty fields are the instance's own.
+// entry is how an intruder comes on stage.
 type entry struct {
-	dir     string
-	key     nkeys.KeyPair                // another nkey
-	sign    func([]byte) ([]byte, error) // another answer to the nonce
-	cert    *tls.Certificate             // another certificate
-	bare    bool                         // no certificate at all
-	present []string                     // chain digests
-	beats   bool
+	bare.Entry
+	beats bool
 }
 
 type entryOption func(*entry)
@@ -75,67 +61,7 @@ type entryOption func(*entry)
 func beating() entryOption { return func(e *entry) { e.beats = true } }
 
 // presenting shows chains at the door.
-func presenting(digests []string) entryOption { return func(e *entry) { e.present = digests } }
-
-// dial opens the connection of an entry and nothing else.
-func (e entry) dial(ctx context.Context, opts ...nats.Option) (*nats.Conn, error) {
-	d, err := agentdir.Open(e.dir)
-	if err != nil {
-		return nil, err
-	}
-	key := e.key
-	if key == nil {
-		if key, err = d.Key(); err != nil {
-			return nil, err
-		}
-	}
-	pub, err := key.PublicKey()
-	if err != nil {
-		return nil, err
-	}
-	conf, err := e.tls(d)
-	if err != nil {
-		return nil, err
-	}
-	sign := e.sign
-	if sign == nil {
-		sign = key.Sign
-	}
-	if len(e.present) > 0 {
-		opts = append(opts, nats.Token("v1:"+strings.Join(e.present, ",")))
-	}
-	opts = append([]nats.Option{
-		nats.Nkey(pub, sign), nats.Secure(conf), nats.NoReconnect(), nats.Timeout(stepTimeout),
-		nats.CustomInboxPrefix(subject.InboxPrefix(d.Info.Agent, d.Info.Instance)),
-	}, opts...)
-	for {
-		nc, err := nats.Connect(d.Info.NATS[0], opts...)
-		// The server pings whom it has not admitted after a second, as on a busy
-		// machine, and nats.go takes that for a breach of the protocol.
-		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "expected 'PONG', got 'PING'") {
-			return nc, err
-		}
-	}
-}
-
-func (e entry) tls(d *agentdir.Dir) (*tls.Config, error) {
-	source, err := d.Source()
-	if err != nil {
-		return nil, err
-	}
-	u, err := url.Parse(d.Info.NATS[0])
-	if err != nil {
-		return nil, err
-	}
-	conf := source.ClientTLS(u.Hostname())
-	switch {
-	case e.bare:
-		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
-	case e.cert != nil:
-		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return e.cert, nil }
-	}
-	return conf, nil
-}
+func presenting(digests []string) entryOption { return func(e *entry) { e.Present = digests } }
 
 // certificateOf reads the TLS identity in an agent's directory.
 func certificateOf(dir string) (*tls.Certificate, error) {
@@ -153,93 +79,41 @@ func certificateOf(dir string) (*tls.Certificate, error) {
 
 // infiltrate connects as the instance in a directory.
 func (s *stage) infiltrate(ctx context.Context, path string, opts ...entryOption) (*intruder, error) {
-	e := entry{dir: path}
+	e := entry{Entry: bare.Entry{Dir: path}}
 	for _, o := range opts {
 		o(&e)
 	}
-	d, err := agentdir.Open(path)
+	who, err := bare.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	p := &intruder{
-		stage: s, dir: d, id: d.Info.Agent, instance: d.Info.Instance,
+		Agent: who, stage: s,
 		answers: make(chan *nats.Msg, 64), caught: make(chan *nats.Msg, 64),
 		errs: make(chan error, 64), closed: make(chan struct{}),
 	}
-	if err := p.load(); err != nil {
-		return nil, err
-	}
-	e.sign = func(nonce []byte) (sig []byte, err error) {
-		p.proof, err = p.pair.Sign(nonce)
+	e.Sign = func(nonce []byte) (sig []byte, err error) {
+		p.proof, err = p.Pair.Sign(nonce)
 		return p.proof, err
 	}
-	if p.nc, err = e.dial(ctx, nats.ErrorHandler(p.onError), nats.ClosedHandler(func(*nats.Conn) { close(p.closed) })); err != nil {
-		return nil, fmt.Errorf("connecting as %s/%s: %w", p.id, p.instance, err)
+	if p.nc, err = e.Dial(ctx, nats.ErrorHandler(p.onError), nats.ClosedHandler(func(*nats.Conn) { close(p.closed) })); err != nil {
+		return nil, fmt.Errorf("connecting as %s/%s: %w", p.ID, p.Instance, err)
 	}
 	s.closing(p.leave)
-	if _, err := p.nc.ChanSubscribe(p.space.ReplyFilter(p.id, p.instance), p.answers); err != nil {
+	if _, err := p.nc.ChanSubscribe(p.Space.ReplyFilter(p.ID, p.Instance), p.answers); err != nil {
 		return nil, err
 	}
-	if err := p.learn(ctx); err != nil {
+	if err := p.Learn(ctx, p.nc); err != nil {
 		return nil, err
 	}
 	if !e.beats {
 		return p, nil
 	}
 	p.beats, err = heartbeat.NewSender(heartbeat.SenderConfig{
-		Agent: p.id, Instance: p.instance, Epoch: p.speaker.Epoch().String(), Client: "intruder",
+		Agent: p.ID, Instance: p.Instance, Epoch: p.Speaker.Epoch().String(), Client: "intruder",
 		Interval: heartbeatInterval, Send: p.beat,
 	})
 	return p, err
-}
-
-func (p *intruder) load() error {
-	seed, err := p.dir.Seed()
-	if err != nil {
-		return err
-	}
-	defer clear(seed)
-	if p.key, err = envelope.NewKey(seed); err != nil {
-		return err
-	}
-	if p.pair, err = p.dir.Key(); err != nil {
-		return err
-	}
-	p.space, err = subject.New(p.dir.Info.Prefix)
-	return err
-}
-
-// learn reads the instance's own records: its epoch and its root tokens.
-func (p *intruder) learn(ctx context.Context) error {
-	ring, err := capability.NewKeyring(p.dir.Info.Roots, p.dir.Info.SigningKeys)
-	if err != nil {
-		return err
-	}
-	read := p.reader()
-	text, err := read.Record(ctx, p.id.String())
-	if err != nil {
-		return err
-	}
-	if p.record, err = registry.DecodeAgent(text, p.id, ring, time.Now()); err != nil {
-		return err
-	}
-	if text, err = read.Record(ctx, registry.InstanceKey(p.id, p.instance)); err != nil {
-		return err
-	}
-	i, err := registry.DecodeInstance(text, p.id, p.instance, ring, time.Now())
-	if err != nil {
-		return err
-	}
-	epoch := envelope.Epoch{Agent: p.record.Epoch, Instance: i.Epoch}
-	p.speaker = gate.Speaker{
-		Self: p.id, Key: p.key, TrustDomain: p.dir.Info.TrustDomain, Space: p.space,
-		Epoch: func() envelope.Epoch { return epoch }, Clock: time.Now,
-	}
-	return nil
-}
-
-func (p *intruder) reader() *gate.NATSReader {
-	return &gate.NATSReader{Conn: func() *nats.Conn { return p.nc }, Leader: gate.AgentLeader(p.space)}
 }
 
 func (p *intruder) onError(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -262,7 +136,7 @@ func (p *intruder) signBeat(b heartbeat.Beat) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, _, _, err := p.speaker.Message(p.space.Beat(p.id, p.instance), envelope.Fields{}, nil, data, nil)
+	m, _, _, err := p.Speaker.Message(p.Space.Beat(p.ID, p.Instance), envelope.Fields{}, nil, data, nil)
 	return m, err
 }
 
@@ -288,14 +162,14 @@ func (p *intruder) cut(ctx context.Context) error {
 	case <-p.closed:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("the connection of %s/%s is still open: %w", p.id, p.instance, ctx.Err())
+		return fmt.Errorf("the connection of %s/%s is still open: %w", p.ID, p.Instance, ctx.Err())
 	}
 }
 
 // tap listens for the calls of a scope as a handler does, and answers none.
 func (p *intruder) tap(scope string) error {
 	dotted := capability.RequireScope(scope).Dotted()
-	for _, filter := range []string{p.space.CallFilter(dotted), p.space.AskFilter(p.id, dotted)} {
+	for _, filter := range []string{p.Space.CallFilter(dotted), p.Space.AskFilter(p.ID, dotted)} {
 		sub, err := p.nc.ChanQueueSubscribe(filter, subject.Queue(dotted), p.caught)
 		if err != nil {
 			return err
@@ -322,7 +196,7 @@ func (p *intruder) catch(ctx context.Context) (*nats.Msg, error) {
 	case m := <-p.caught:
 		return m, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("no call came to %s: %w", p.id, ctx.Err())
+		return nil, fmt.Errorf("no call came to %s: %w", p.ID, ctx.Err())
 	}
 }
 
@@ -353,7 +227,7 @@ func (p *intruder) barred(ctx context.Context, subj string, do func() error) err
 				return nil
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("the broker let %s publish %s", p.id, subj)
+			return fmt.Errorf("the broker let %s publish %s", p.ID, subj)
 		}
 	}
 }
@@ -371,13 +245,13 @@ func (p *intruder) complaint() (last error) {
 
 // sign makes a message as the instance's own, however it lies in it.
 func (p *intruder) sign(subj string, f envelope.Fields, data []byte) (*nats.Msg, error) {
-	m, _, _, err := p.speaker.Message(subj, f, nil, data, nil)
+	m, _, _, err := p.Speaker.Message(subj, f, nil, data, nil)
 	return m, err
 }
 
 // call signs a call of a scope under a chain of its choice and sends it.
 func (p *intruder) call(scope, chain string, data []byte) error {
-	m, err := p.sign(p.space.Call(p.id, capability.RequireScope(scope).Dotted()), envelope.Fields{Token: chain}, data)
+	m, err := p.sign(p.Space.Call(p.ID, capability.RequireScope(scope).Dotted()), envelope.Fields{Token: chain}, data)
 	if err != nil {
 		return err
 	}
@@ -420,7 +294,7 @@ func (p *intruder) exchange(ctx context.Context, subj string, f envelope.Fields,
 // works is the control of an attack: the same connection gets an answer to a
 // call under a chain that is worth something.
 func (p *intruder) works(ctx context.Context, scope, chain string) error {
-	a, err := p.exchange(ctx, p.space.Call(p.id, capability.RequireScope(scope).Dotted()), envelope.Fields{Token: chain}, []byte("control"))
+	a, err := p.exchange(ctx, p.Space.Call(p.ID, capability.RequireScope(scope).Dotted()), envelope.Fields{Token: chain}, []byte("control"))
 	if err == nil && a.err != "" {
 		err = fmt.Errorf("refused with %s: %s", a.err, a.data)
 	}
@@ -436,7 +310,7 @@ func (p *intruder) ask(ctx context.Context, scope string, body any) (answer, err
 	if err != nil {
 		return answer{}, err
 	}
-	return p.exchange(ctx, p.space.Ask(p.id, agentid.Control, capability.RequireScope(scope).Dotted()), envelope.Fields{}, data)
+	return p.exchange(ctx, p.Space.Ask(p.ID, agentid.Control, capability.RequireScope(scope).Dotted()), envelope.Fields{}, data)
 }
 
 // read verifies a request that it caught, which gives it what a reply has to be
@@ -450,7 +324,7 @@ func (p *intruder) read(m *nats.Msg) (*envelope.Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	return u.Verify(p.dir.Info.TrustDomain, key, nil)
+	return u.Verify(p.Dir.Info.TrustDomain, key, nil)
 }
 
 // reply signs a reply to a request that it caught and sends it.
@@ -459,7 +333,7 @@ func (p *intruder) reply(m *nats.Msg, data string) error {
 	if err != nil {
 		return err
 	}
-	r, _, err := p.speaker.Reply(v, gate.Answer{Data: []byte(data), Token: p.record.Tokens[0]})
+	r, _, err := p.Speaker.Reply(v, gate.Answer{Data: []byte(data), Token: p.Record.Tokens[0]})
 	if err != nil {
 		return err
 	}

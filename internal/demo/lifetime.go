@@ -60,7 +60,7 @@ func cleanExit(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	s.frozen = time.Now()
-	if err := s.sleeper.works(ctx, "read:logs", s.sleeper.record.Tokens[0]); err != nil {
+	if err := s.sleeper.works(ctx, "read:logs", s.sleeper.Record.Tokens[0]); err != nil {
 		return outcome{}, err
 	}
 	if err := s.archive.Close(); err != nil {
@@ -97,7 +97,7 @@ func deadAgent(ctx context.Context, s *stage) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	if v.Status != registry.Expired || v.Epoch <= s.sleeper.record.Epoch {
+	if v.Status != registry.Expired || v.Epoch <= s.sleeper.Record.Epoch {
 		return outcome{}, fmt.Errorf("sleeper is %s in epoch %d", v.Status, v.Epoch)
 	}
 	return outcome{
@@ -141,13 +141,13 @@ func beatDoesNotRevive(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	defer nc.Close()
-	old := s.sleeper.speaker
+	old := s.sleeper.Speaker
 	var reason string
 	for _, epoch := range []envelope.Epoch{old.Epoch(), {Agent: v.Epoch, Instance: v.Instances[0].Epoch}} {
 		woken := *s.sleeper
-		woken.speaker.Epoch = func() envelope.Epoch { return epoch }
+		woken.Speaker.Epoch = func() envelope.Epoch { return epoch }
 		m, err := woken.signBeat(heartbeat.Beat{
-			Agent: woken.id, Instance: woken.instance, Session: heartbeat.NewSession(), Epoch: epoch.String(),
+			Agent: woken.ID, Instance: woken.Instance, Session: heartbeat.NewSession(), Epoch: epoch.String(),
 			Sequence: 1, State: heartbeat.Up, Client: "intruder",
 		})
 		if err != nil {
@@ -185,7 +185,7 @@ func readmitted(ctx context.Context, s *stage) (outcome, error) {
 	if _, err := awake.Call(ctx, "read:logs", []byte("thursday")); err != nil {
 		return outcome{}, err
 	}
-	was := s.sleeper.speaker.Epoch
+	was := s.sleeper.Speaker.Epoch
 	if awake.Epoch() == was().String() {
 		return outcome{}, fmt.Errorf("it came back in its old epoch %s", was())
 	}
@@ -194,8 +194,8 @@ func readmitted(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	defer p.leave()
-	p.speaker.Epoch = was
-	reason, err := s.refused(ctx, s.readers(), audit.Call, func() error { return p.call("read:logs", p.record.Tokens[0], nil) })
+	p.Speaker.Epoch = was
+	reason, err := s.refused(ctx, s.readers(), audit.Call, func() error { return p.call("read:logs", p.Record.Tokens[0], nil) })
 	if err != nil {
 		return outcome{}, err
 	}

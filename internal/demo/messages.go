@@ -122,10 +122,10 @@ func tamperedEnvelope(ctx context.Context, s *stage) (outcome, error) {
 	for _, change := range []struct{ field, from, to string }{
 		{"ts", strconv.FormatInt(ts, 10), strconv.FormatInt(ts+1000, 10)},
 		{"nonce", f.Nonce, envelope.NewNonce()},
-		{"key", f.Key, s.clerkPod.key.PublicKey()},
+		{"key", f.Key, s.clerkPod.Key.PublicKey()},
 		{"corr", f.Correlation, envelope.NewCorrelation()},
 		{"hop", "0", "1"},
-		{"tok", f.Token, s.mallory.record.Tokens[0]},
+		{"tok", f.Token, s.mallory.Record.Tokens[0]},
 	} {
 		m := copyOf(s.captured)
 		old := m.Header.Get(envelope.HeaderEnvelope)
@@ -147,12 +147,12 @@ func tamperedEnvelope(ctx context.Context, s *stage) (outcome, error) {
 
 func moved(ctx context.Context, s *stage) (outcome, error) {
 	m := copyOf(s.captured)
-	m.Subject = s.clerkPod.space.Call(s.clerk.ID(), "read.logs")
+	m.Subject = s.clerkPod.Space.Call(s.clerk.ID(), "read.logs")
 	reason, err := s.refused(ctx, s.readers(), audit.Call, func() error { return s.clerkPod.send(m) })
 	if err != nil || reason != string(denial.BadSignature) {
 		return outcome{"refused by a reader", reason}, err
 	}
-	m.Subject = s.clerkPod.space.Ask(s.clerk.ID(), s.bank.ID(), "pay.invoice")
+	m.Subject = s.clerkPod.Space.Ask(s.clerk.ID(), s.bank.ID(), "pay.invoice")
 	if reason, err = s.offer(ctx, m); err != nil {
 		return outcome{}, err
 	}
@@ -210,15 +210,15 @@ func replayedElsewhere(ctx context.Context, s *stage) (outcome, error) {
 }
 
 func stale(ctx context.Context, s *stage) (outcome, error) {
-	old := s.clerkPod.speaker
+	old := s.clerkPod.Speaker
 	old.Clock = func() time.Time { return time.Now().Add(-6 * time.Minute) }
-	subj := s.clerkPod.space.Call(s.clerk.ID(), "pay.invoice")
-	m, _, _, err := old.Message(subj, envelope.Fields{Token: s.clerkPod.record.Tokens[0]}, nil, []byte("pay 40 to printer"), nil)
+	subj := s.clerkPod.Space.Call(s.clerk.ID(), "pay.invoice")
+	m, _, _, err := old.Message(subj, envelope.Fields{Token: s.clerkPod.Record.Tokens[0]}, nil, []byte("pay 40 to printer"), nil)
 	if err != nil {
 		return outcome{}, err
 	}
 	// The control: the same order of now is paid.
-	if err := s.clerkPod.works(ctx, "pay:invoice", s.clerkPod.record.Tokens[0]); err != nil {
+	if err := s.clerkPod.works(ctx, "pay:invoice", s.clerkPod.Record.Tokens[0]); err != nil {
 		return outcome{}, err
 	}
 	reason, err := s.offer(ctx, m)

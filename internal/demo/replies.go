@@ -94,9 +94,9 @@ func forgedReply(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	f, digest := v.Fields(), v.Digest()
-	subj := s.mallory.space.Reply(s.bank.ID(), f.From, v.Instance(), f.Nonce)
-	forged, _, _, err := s.mallory.speaker.Message(subj, envelope.Fields{
-		Correlation: f.Correlation, Parent: f.Nonce, Hop: f.Hop, Token: s.mallory.record.Tokens[0],
+	subj := s.mallory.Space.Reply(s.bank.ID(), f.From, v.Instance(), f.Nonce)
+	forged, _, _, err := s.mallory.Speaker.Message(subj, envelope.Fields{
+		Correlation: f.Correlation, Parent: f.Nonce, Hop: f.Hop, Token: s.mallory.Record.Tokens[0],
 	}, nil, []byte("paid, trust me"), &digest)
 	if err != nil {
 		return outcome{}, err

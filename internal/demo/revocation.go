@@ -19,6 +19,7 @@ import (
 	"github.com/sealmesh/sealmesh/audit"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/bare"
 	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
@@ -78,7 +79,7 @@ func suspendedThenResumed(ctx context.Context, s *stage) (outcome, error) {
 	if err := thief.cut(ctx); err != nil {
 		return outcome{}, err
 	}
-	l, err := s.turnedAway(ctx, entry{dir: s.writer.dir}, thief.key.PublicKey())
+	l, err := s.turnedAway(ctx, bare.Entry{Dir: s.writer.dir}, thief.Key.PublicKey())
 	if err != nil {
 		return outcome{}, err
 	}
@@ -124,7 +125,7 @@ func instanceRevoked(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	// Its client comes back as often as it likes; this is one try more.
-	l, err := s.turnedAway(ctx, entry{dir: s.reader2.dir}, pub)
+	l, err := s.turnedAway(ctx, bare.Entry{Dir: s.reader2.dir}, pub)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -147,7 +148,7 @@ func instanceRevoked(ctx context.Context, s *stage) (outcome, error) {
 
 func agentRevoked(ctx context.Context, s *stage) (outcome, error) {
 	p := s.mallory
-	if err := p.works(ctx, "read:logs", p.record.Tokens[1]); err != nil {
+	if err := p.works(ctx, "read:logs", p.Record.Tokens[1]); err != nil {
 		return outcome{}, err
 	}
 	start := time.Now()
@@ -162,7 +163,7 @@ func agentRevoked(ctx context.Context, s *stage) (outcome, error) {
 	if !cut.Confirmed {
 		return outcome{}, fmt.Errorf("the cut is not confirmed: %v could not be reached", cut.Unreachable)
 	}
-	l, err := s.turnedAway(ctx, entry{dir: p.dir.Path}, p.key.PublicKey())
+	l, err := s.turnedAway(ctx, bare.Entry{Dir: p.Dir.Path}, p.Key.PublicKey())
 	if err != nil {
 		return outcome{}, err
 	}
@@ -219,11 +220,11 @@ func (s *stage) inquire(ctx context.Context, agent agentid.ID, key jws.Signer, s
 
 func denialExplained(ctx context.Context, s *stage) (outcome, error) {
 	p := s.mallory
-	l, err := s.turnedAway(ctx, entry{dir: p.dir.Path}, p.key.PublicKey())
+	l, err := s.turnedAway(ctx, bare.Entry{Dir: p.Dir.Path}, p.Key.PublicKey())
 	if err != nil {
 		return outcome{}, err
 	}
-	told, _, err := s.inquire(ctx, p.id, p.pair, nil)
+	told, _, err := s.inquire(ctx, p.ID, p.Pair, nil)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -238,11 +239,11 @@ func denialExplained(ctx context.Context, s *stage) (outcome, error) {
 		key   jws.Signer
 		spoil func(string) string
 	}{
-		"clerk":                {s.clerkPod.pair, nil},
+		"clerk":                {s.clerkPod.Pair, nil},
 		"a stranger":           {stranger, nil},
-		"somebody without key": {p.pair, otherSignature},
+		"somebody without key": {p.Pair, otherSignature},
 	} {
-		status, failure, err := s.inquire(ctx, p.id, ask.key, ask.spoil)
+		status, failure, err := s.inquire(ctx, p.ID, ask.key, ask.spoil)
 		if err != nil {
 			return outcome{}, err
 		}
@@ -276,7 +277,7 @@ func delegatorRevoked(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	chain := lent.Chains()[0]
-	rests, err := s.infiltrate(ctx, s.trainee.dir.Path, presenting(lent.Chains()))
+	rests, err := s.infiltrate(ctx, s.trainee.Dir.Path, presenting(lent.Chains()))
 	if err != nil {
 		return outcome{}, err
 	}
@@ -292,7 +293,7 @@ func delegatorRevoked(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	took := time.Since(start)
-	if !slices.Contains(cut.Delegates, s.trainee.id) {
+	if !slices.Contains(cut.Delegates, s.trainee.ID) {
 		return outcome{}, fmt.Errorf("the cut names %v as delegates", cut.Delegates)
 	}
 	reason, err := s.refused(ctx, s.readers(), audit.Call, func() error { return s.trainee.call("read:logs", chain, nil) })
@@ -300,7 +301,7 @@ func delegatorRevoked(ctx context.Context, s *stage) (outcome, error) {
 		return outcome{}, err
 	}
 	// The control: what trainee holds itself it still has.
-	if err := s.trainee.works(ctx, "read:logs", s.trainee.record.Tokens[0]); err != nil {
+	if err := s.trainee.works(ctx, "read:logs", s.trainee.Record.Tokens[0]); err != nil {
 		return outcome{}, err
 	}
 	return outcome{fmt.Sprintf("connection closed %s after the command was sent; the chain is refused, trainee's own right is not", took.Round(time.Millisecond)), reason}, nil
