@@ -37,6 +37,7 @@ const (
 
 // Record is one line of the log. Empty fields are left out.
 type Record struct {
+	Time        time.Time // when it was written; the log has its own
 	Kind        Kind
 	Verdict     Verdict
 	Reason      denial.Reason

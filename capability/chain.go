@@ -28,6 +28,7 @@ type Hop struct {
 	To      agentid.ID // who holds it
 	Token   string     // digest of that token
 	Scopes  []Scope
+	Issued  time.Time // the signer's word
 	Expires time.Time
 }
 

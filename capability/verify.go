@@ -118,6 +118,7 @@ func (c *Chain) add(t *token, text string, by agentid.ID) {
 		To:      t.Agent,
 		Token:   c.leafDigest,
 		Scopes:  t.Capabilities,
+		Issued:  time.Unix(t.IssuedAt, 0).UTC(),
 		Expires: time.Unix(t.Expires, 0).UTC(),
 	})
 }

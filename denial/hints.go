@@ -8,6 +8,10 @@ func Hint(r Reason) string {
 		return "an operator suspended this agent; sealmesh agent resume ID lifts it"
 	case Expired:
 		return "the agent stopped sending heartbeats; it comes back by connecting again, or by sealmesh agent resume ID"
+	case Flapping:
+		return "it stops sending heartbeats again and again; it is let in by itself after a while, or by sealmesh agent resume ID at once"
+	case SessionTaken:
+		return "another connection of this instance is open; one host has the place at a time, until it leaves or falls silent. Where both should run, sealmesh agent join ID makes an instance of its own"
 	case Revoked:
 		return "revocation is final; sealmesh agent join ID makes a new instance of an agent, and sealmesh agent add ID --replace gives a revoked name new keys"
 	case Pending:
@@ -36,6 +40,8 @@ func Hint(r Reason) string {
 		return "sealmesh agent join ID makes a new join token"
 	case ReplayUnavailable, RegistryUnavailable, FeedStale:
 		return "the control plane or JetStream cannot be reached; sealmesh status shows more"
+	case OlderRecord:
+		return "the registry was put back to an older state; sealmesh status lists its older records, and sealmesh agent suspend ID or revoke ID sets one right"
 	case AlreadyExists:
 		return "sealmesh agent show ID shows it; sealmesh agent grant ID changes its rights"
 	case NotFound:

@@ -46,6 +46,9 @@ const (
 	RegistryUnavailable Reason = "registry-unavailable"
 	// BadRecord: a registry document is not signed by the authority.
 	BadRecord Reason = "bad-record"
+	// OlderRecord: a registry document is genuine and older than one that was seen:
+	// the registry went back.
+	OlderRecord Reason = "older-record"
 	// Replayed: the nonce was seen before.
 	Replayed Reason = "replayed"
 	// ReplayUnavailable: the memory or the shared store of used nonces could not
@@ -135,6 +138,12 @@ const (
 	IdentityMismatch Reason = "identity-mismatch"
 	// EpochRaced: the agent was cut while its connection was being answered.
 	EpochRaced Reason = "epoch-raced"
+	// Flapping: the instance expired and came back too often; it is let in again
+	// later.
+	Flapping Reason = "flapping"
+	// SessionTaken: the instance is connected from another host, or twice already,
+	// and its agent has one session at a time.
+	SessionTaken Reason = "session-taken"
 	// Internal: the control plane failed and refused to be safe.
 	Internal Reason = "internal"
 )

@@ -13,7 +13,7 @@ type AlarmKind string
 // The alarms.
 const (
 	// AlarmMassExpiry: the brake is on and nobody is expired until an operator
-	// calls Release or Confirm.
+	// decides; see Release and Confirm.
 	AlarmMassExpiry AlarmKind = "mass-expiry"
 	// AlarmBlind: the canary has not come back, so nobody is judged until it does.
 	AlarmBlind AlarmKind = "blind"
@@ -22,6 +22,7 @@ const (
 // Alarm is something that an operator should know.
 type Alarm struct {
 	Kind        AlarmKind `json:"kind"`
+	Hold        string    `json:"hold,omitempty"` // names one time that the brake came on
 	At          time.Time `json:"at"`
 	WouldExpire int       `json:"would_expire"`     // within one timeout, those just expired included
 	Watched     int       `json:"watched"`          // out of how many
@@ -41,19 +42,60 @@ func names(ws []*watch) []string {
 }
 
 func (m *Monitor) raise(a Alarm) {
-	m.cfg.Log.Error().Str("alarm", string(a.Kind)).Int("would_expire", a.WouldExpire).
-		Int("watched", a.Watched).Strs("silent", a.Silent).Msg("heartbeat alarm")
+	e := m.cfg.Log.Error().Str("alarm", string(a.Kind))
+	if a.Kind == AlarmMassExpiry {
+		e = e.Str("hold", a.Hold).Int("would_expire", a.WouldExpire)
+	}
+	e.Int("watched", a.Watched).Strs("silent", a.Silent).Msg("heartbeat alarm")
 	if m.cfg.Alarm != nil {
 		m.cfg.Alarm(a)
 	}
 }
 
-// Release takes the brake off because the silence was not the instances' own:
-// everybody gets one full timeout. denial.WrongState if the brake is not on.
-func (m *Monitor) Release() error {
+// maxLifted bounds the holds that are remembered as decided about, and maxHold the
+// name of one in bytes.
+const (
+	maxLifted = 256
+	maxHold   = 64
+)
+
+func newHold() string { return NewSession().String() }
+
+// Held returns why the brake is on; false if it is not.
+func (m *Monitor) Held() (Alarm, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.unbrake(); err != nil {
+	if m.held == nil {
+		return Alarm{}, false
+	}
+	return *m.held, true
+}
+
+// Hold puts the brake on because another replica's is: what it holds back, this
+// one must not expire, although it may see fewer silent or more others. It
+// reports whether that changed anything; a hold that was decided about never
+// comes back, however late word of it does.
+func (m *Monitor) Hold(a Alarm) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held != nil || a.Kind != AlarmMassExpiry || a.Hold == "" || len(a.Hold) > maxHold || slices.Contains(m.lifted, a.Hold) {
+		return false
+	}
+	a.Silent = slices.Clone(a.Silent[:min(len(a.Silent), shown)])
+	m.held = &a
+	m.cfg.Log.Error().Str("alarm", string(a.Kind)).Str("hold", a.Hold).Int("would_expire", a.WouldExpire).
+		Int("watched", a.Watched).Msg("heartbeat alarm of another replica")
+	return true
+}
+
+// Release takes the brake off because the silence was not the instances' own:
+// everybody gets one full timeout. With names of holds it does so only if the
+// brake is on under one of them: nobody decides about what he has not seen. None
+// of them puts the brake on again. denial.WrongState if the brake stays as it is.
+func (m *Monitor) Release(holds ...string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.unbrake(holds); err != nil {
 		return err
 	}
 	m.base = m.now()
@@ -62,24 +104,44 @@ func (m *Monitor) Release() error {
 
 // Confirm takes the brake off because they are dead indeed: who is silent now
 // may expire and no longer counts, unless it beats again; who falls silent from
-// now on counts for the brake anew. denial.WrongState if the brake is not on.
-func (m *Monitor) Confirm() error {
+// now on counts for the brake anew. Names of holds mean what they do for Release.
+func (m *Monitor) Confirm(holds ...string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.unbrake(); err != nil {
+	if err := m.unbrake(holds); err != nil {
 		return err
 	}
-	for _, w := range m.silent(m.now()) {
+	now := m.now()
+	for _, w := range m.silent(now) {
 		w.confirmed = true
+		// All replicas are told at once, and not all should write the same.
+		w.notBefore = max(w.notBefore, now+w.extra)
 	}
 	return nil
 }
 
-func (m *Monitor) unbrake() error {
-	if m.held == nil {
-		return denial.New(denial.WrongState, "monitor is not held")
+func (m *Monitor) unbrake(holds []string) error {
+	for _, h := range holds {
+		m.lift(h)
 	}
+	switch {
+	case m.held == nil:
+		return denial.New(denial.WrongState, "monitor is not held")
+	case len(holds) > 0 && !slices.Contains(holds, m.held.Hold):
+		return denial.New(denial.WrongState, "monitor is held for another cause by now")
+	}
+	m.lift(m.held.Hold)
 	m.held, m.recent = nil, nil
 	m.poke()
 	return nil
+}
+
+// lift remembers that a hold was decided about.
+func (m *Monitor) lift(hold string) {
+	if hold == "" || len(hold) > maxHold || slices.Contains(m.lifted, hold) {
+		return
+	}
+	if m.lifted = append(m.lifted, hold); len(m.lifted) > maxLifted {
+		m.lifted = slices.Delete(m.lifted, 0, 1)
+	}
 }

@@ -7,7 +7,9 @@
 //   - Silence is judged, never believed at once. A beat counts as missed only
 //     if it could have arrived: the monitor judges while its own canary beat
 //     comes back through the same stream, and after a start, a gap or a blind
-//     spell everybody gets one full timeout.
+//     spell everybody gets one full timeout. Nobody is expired before a canary
+//     came back that was sent when his time was up: it comes in behind whatever
+//     lay in the queues of a process that was stopped for a while.
 //   - A beat proves life, it never gives it back. What is expired or revoked
 //     stays so, whatever it sends; only a new admission ([Monitor.Watch]) under
 //     a higher epoch starts a new watch.
@@ -25,7 +27,10 @@
 //   - Time is monotonic. A stepped wall clock expires nobody.
 //
 // Every replica watches and none leads: an expiry is a compare-and-set in the
-// registry, so two replicas that come to the same judgement change it once.
+// registry, so two replicas that come to the same judgement change it once. Each
+// waits a little longer by an amount of its own, so that one is the first and the
+// others hear of it ([Monitor.Expired]). What one holds back the others must not
+// expire ([Monitor.Hold]); whoever wires them tells them.
 //
 // The package holds no connection. Beats travel as signed envelopes on
 // mesh.beat.<agent>.<instance>; whoever wires it sends and verifies those, tells

@@ -93,6 +93,8 @@ type mesh struct {
 	registry *registry
 	mu       sync.Mutex
 	alarms   []heartbeat.Alarm
+	silent   bool          // no canary comes back
+	probed   func()        // hears that a canary is asked for
 	stop     chan struct{} // closed: the canary dies
 	dead     chan struct{}
 }
@@ -106,6 +108,20 @@ func start(t *testing.T, change ...func(*heartbeat.Config)) *mesh {
 		defer m.mu.Unlock()
 		m.alarms = append(m.alarms, a)
 	}}
+	cfg.Probe = func() {
+		m.mu.Lock()
+		monitor, probed := m.Monitor, m.probed
+		if m.silent {
+			monitor = nil
+		}
+		m.mu.Unlock()
+		if probed != nil {
+			probed()
+		}
+		if monitor != nil {
+			monitor.CanaryReturned(cfg.Clock())
+		}
+	}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -113,7 +129,9 @@ func start(t *testing.T, change ...func(*heartbeat.Config)) *mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.mu.Lock()
 	m.Monitor = monitor
+	m.mu.Unlock()
 	m.sing()
 	return m
 }
@@ -122,6 +140,7 @@ func start(t *testing.T, change ...func(*heartbeat.Config)) *mesh {
 func (m *mesh) sing() {
 	m.stop, m.dead = make(chan struct{}), make(chan struct{})
 	stop, dead := m.stop, m.dead
+	m.hush(false)
 	m.CanaryReturned(time.Now())
 	go func() {
 		defer close(dead)
@@ -138,7 +157,14 @@ func (m *mesh) sing() {
 	}()
 }
 
-func (m *mesh) mute() { close(m.stop); <-m.dead }
+func (m *mesh) mute() { m.hush(true); close(m.stop); <-m.dead }
+
+// hush says whether canaries that the monitor asks for stay away.
+func (m *mesh) hush(yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.silent = yes
+}
 
 func (m *mesh) end() { m.mute(); m.Close() }
 

@@ -4,8 +4,12 @@ import (
 	"time"
 )
 
-// stepsPerInterval bounds how often the loop judges.
-const stepsPerInterval = 30
+// stepsPerInterval bounds how often the loop judges, and probesPerInterval how
+// often it asks for a canary.
+const (
+	stepsPerInterval  = 600
+	probesPerInterval = 60
+)
 
 // expiry is one decision to expire, as the brake counts it.
 type expiry struct {
@@ -25,9 +29,12 @@ func (m *Monitor) loop() {
 		case <-m.wake:
 		case <-timer.C:
 		}
-		alarm, pause, ok := m.step()
+		alarm, probe, pause, ok := m.step()
 		if alarm != nil {
 			m.raise(*alarm)
+		}
+		if probe && m.cfg.Probe != nil {
+			m.cfg.Probe()
 		}
 		timer.Stop()
 		if ok {
@@ -37,7 +44,8 @@ func (m *Monitor) loop() {
 }
 
 // step does what is due and says how long to pause; without ok, until poked.
-func (m *Monitor) step() (alarm *Alarm, pause time.Duration, ok bool) {
+// With probe a canary is wanted at once.
+func (m *Monitor) step() (alarm *Alarm, probe bool, pause time.Duration, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
@@ -60,9 +68,17 @@ func (m *Monitor) step() (alarm *Alarm, pause time.Duration, ok bool) {
 		alarm = &Alarm{Kind: AlarmBlind, At: m.cfg.Clock(), Watched: m.deadlines.Len()}
 	}
 	if m.seeing && m.held == nil {
-		if braked := m.judge(now); braked != nil {
+		var braked *Alarm
+		if !m.waiting(now) {
+			braked, probe = m.judge(now)
+		}
+		due, any := m.deadlines.first()
+		switch {
+		case braked != nil:
 			m.held, alarm = braked, braked
-		} else if due, any := m.deadlines.first(); any {
+		case m.waiting(now):
+			wakes = append(wakes, m.probed+m.probeEvery())
+		case any:
 			wakes = append(wakes, due)
 		}
 	}
@@ -71,33 +87,52 @@ func (m *Monitor) step() (alarm *Alarm, pause time.Duration, ok bool) {
 			pause = at - now
 		}
 	}
-	return alarm, max(pause, m.cfg.Interval/stepsPerInterval), len(wakes) > 0
+	return alarm, probe, max(pause, m.cfg.Interval/stepsPerInterval), len(wakes) > 0
 }
+
+// waiting reports whether the canary that was asked for last may still come.
+func (m *Monitor) waiting(now time.Duration) bool {
+	return m.probed > m.canary && now < m.probed+m.probeEvery()
+}
+
+func (m *Monitor) probeEvery() time.Duration { return m.cfg.Interval / probesPerInterval }
 
 // deadline is when the silence of w is long enough. The base moves for
 // everybody at once, so it is added here and not to each of them.
 func (m *Monitor) deadline(w *watch) time.Duration {
-	return max(max(w.heard, m.base)+m.cfg.Timeout, w.notBefore)
+	return max(max(w.heard, m.base)+m.cfg.Timeout+w.extra, w.notBefore)
 }
 
-// judge expires who is due, or returns why it does not.
-func (m *Monitor) judge(now time.Duration) *Alarm {
-	var due []*watch
+// judge expires who is due, or returns why it does not. With probe somebody is
+// due for whom a canary has yet to come back that was sent after that: this
+// process may have been stopped for a while, or be behind, and his beats lie in
+// its queues. The canary comes in behind them.
+func (m *Monitor) judge(now time.Duration) (alarm *Alarm, probe bool) {
+	var due, early []*watch
 	for w := m.deadlines.next(now); w != nil; w = m.deadlines.next(now) {
-		if at := m.deadline(w); at > now {
+		switch at := m.deadline(w); {
+		case at > now:
 			m.deadlines.put(w, at)
-			continue
+		case at > m.canary:
+			early = append(early, w)
+		default:
+			due = append(due, w)
 		}
-		due = append(due, w)
-	}
-	if len(due) == 0 {
-		return nil
 	}
 	for _, w := range due {
 		m.deadlines.put(w, now)
 	}
+	for _, w := range early {
+		m.deadlines.put(w, now)
+	}
+	if probe = len(early) > 0; probe {
+		m.probed = now
+	}
+	if len(due) == 0 {
+		return nil, probe
+	}
 	if alarm := m.brake(now); alarm != nil {
-		return alarm
+		return alarm, false
 	}
 	for _, w := range due {
 		w.dequeue()
@@ -108,7 +143,7 @@ func (m *Monitor) judge(now time.Duration) *Alarm {
 		}
 		m.ask(w)
 	}
-	return nil
+	return nil, probe
 }
 
 // brake looks at everybody when somebody is due: a lost network or a lost
@@ -117,7 +152,19 @@ func (m *Monitor) judge(now time.Duration) *Alarm {
 func (m *Monitor) brake(now time.Duration) *Alarm {
 	m.forgetRecent(now)
 	silent := m.silent(now)
-	would, watched := 0, m.deadlines.Len()
+	would, watched := m.toll(silent)
+	if would < m.cfg.Least || float64(would) <= m.cfg.Share*float64(watched) {
+		return nil
+	}
+	return &Alarm{
+		Kind: AlarmMassExpiry, Hold: newHold(), At: m.cfg.Clock(),
+		WouldExpire: would, Watched: watched, Silent: names(silent),
+	}
+}
+
+// toll is how many would expire within one timeout, and out of how many.
+func (m *Monitor) toll(silent []*watch) (would, watched int) {
+	watched = m.deadlines.Len()
 	for _, w := range silent {
 		if w.confirmed {
 			watched--
@@ -131,10 +178,7 @@ func (m *Monitor) brake(now time.Duration) *Alarm {
 			watched++
 		}
 	}
-	if would < m.cfg.Least || float64(would) <= m.cfg.Share*float64(watched) {
-		return nil
-	}
-	return &Alarm{Kind: AlarmMassExpiry, At: m.cfg.Clock(), WouldExpire: would, Watched: watched, Silent: names(silent)}
+	return would, watched
 }
 
 // forgetRecent drops the expiries that no longer count for the brake.

@@ -3,6 +3,7 @@ package heartbeat
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -60,6 +61,15 @@ type Config struct {
 	// timeout. DefaultShare and DefaultLeast if zero.
 	Share float64
 	Least int
+	// Stagger bounds how much longer than the timeout this monitor waits, by an
+	// amount of its own for each instance, so that of several replicas one is the
+	// first; none if zero.
+	Stagger time.Duration
+	// Probe asks for a canary at once, without waiting for it; see [SenderConfig].
+	// Nobody is expired before a canary came back that was sent when his time was
+	// up, so without Probe that takes until the next one. It is called by the
+	// monitor's own goroutine.
+	Probe func()
 	// Alarm is told what an operator should know; nil for nobody. It is called
 	// by the monitor's own goroutine, which waits for it, and MUST NOT close
 	// the monitor.
@@ -73,6 +83,7 @@ type Monitor struct {
 	blindAfter time.Duration // how old the canary may be
 	silentFrom time.Duration // from this age of the last beat on, one is at risk
 	start      time.Time
+	seed       maphash.Seed
 	wake       chan struct{}
 	ctx        context.Context // of the calls to the registry
 	cancel     context.CancelFunc
@@ -85,9 +96,11 @@ type Monitor struct {
 	retries   queue // calls to repeat without judging again
 	base      time.Duration
 	canary    time.Duration // when the newest canary that returned was sent
+	probed    time.Duration // when a canary was asked for last
 	seeing    bool          // a canary has returned, and none was missed since
 	alarmed   bool          // about not seeing
 	held      *Alarm
+	lifted    []string // holds that were decided about, the oldest first
 	recent    []*expiry
 	jobs      []job
 	running   int
@@ -115,6 +128,8 @@ func NewMonitor(cfg Config) (*Monitor, error) {
 		return nil, errors.New("heartbeat: monitor needs a registry and a clock")
 	case cfg.Interval < 0 || cfg.Timeout < 2*cfg.Interval:
 		return nil, errors.New("heartbeat: interval must be positive and the timeout at least two of them")
+	case cfg.Stagger < 0:
+		return nil, errors.New("heartbeat: what a replica waits longer must not be negative")
 	case !(cfg.Share > 0 && cfg.Share <= 1) || cfg.Least < 1:
 		return nil, errors.New("heartbeat: brake needs a share above 0 and at most 1, and at least one instance")
 	}
@@ -125,6 +140,7 @@ func NewMonitor(cfg Config) (*Monitor, error) {
 		// group falls due, all others of it: they beat one interval apart.
 		silentFrom: max(cfg.Interval*3/2, cfg.Timeout-cfg.Interval*5/4),
 		start:      cfg.Clock(),
+		seed:       maphash.MakeSeed(),
 		wake:       make(chan struct{}, 1),
 		agents:     make(map[agentid.ID]*agent),
 	}
@@ -200,7 +216,7 @@ func (m *Monitor) Watch(id agentid.ID, instance agentid.Instance, epochText stri
 	a := m.agents[id]
 	if a == nil {
 		a = &agent{id: id, policy: policy}
-		a.whole = &watch{agent: a, epoch: envelope.Epoch{Agent: e.Agent}}
+		a.whole = &watch{agent: a, epoch: envelope.Epoch{Agent: e.Agent}, extra: m.extra(id, agentid.Instance{})}
 		m.agents[id] = a
 	}
 	switch {
@@ -229,7 +245,7 @@ func (m *Monitor) admit(a *agent, instance agentid.Instance, e envelope.Epoch, n
 		if err := a.room(); err != nil {
 			return err
 		}
-		w = &watch{agent: a, instance: instance, epoch: e, heard: now}
+		w = &watch{agent: a, instance: instance, epoch: e, heard: now, extra: m.extra(a.id, instance)}
 		a.instances = append(a.instances, w)
 	case !e.Covers(w.epoch):
 		return denial.New(denial.StaleEpoch, "instance %s is at epoch %s, not %s", w.name(), w.epoch, e)
@@ -279,11 +295,7 @@ func (m *Monitor) Forget(id agentid.ID, instance agentid.Instance) {
 		if !instance.IsZero() && w.instance != instance {
 			return false
 		}
-		if w.in == &m.deadlines && now-max(w.heard, m.base) >= m.silentFrom {
-			// Most likely another replica expired it, and the brake is about
-			// what all of them do.
-			m.recent = append(m.recent, &expiry{at: now, who: w})
-		}
+		m.lost(w, now)
 		w.dequeue()
 		w.state = expired // for a call that is still under way
 		return true
@@ -296,6 +308,58 @@ func (m *Monitor) Forget(id agentid.ID, instance agentid.Instance) {
 	}
 	m.settle(a, now)
 	m.poke()
+}
+
+// lost counts w for the brake if it was silent: most likely another replica
+// expired it, and the brake is about what all of them do.
+func (m *Monitor) lost(w *watch, now time.Duration) {
+	if w.in == &m.deadlines && !w.confirmed && now-max(w.heard, m.base) >= m.silentFrom {
+		m.recent = append(m.recent, &expiry{at: now, who: w})
+	}
+}
+
+// Expired says that the registry has the instance, or with a zero instance the
+// agent, as expired under this epoch, which lies above the one of its life. Where
+// another replica did it, this one has nothing left to judge.
+func (m *Monitor) Expired(id agentid.ID, instance agentid.Instance, epochText string) error {
+	e, err := parseEpoch(epochText)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a := m.agents[id]
+	if a == nil {
+		return nil
+	}
+	w := a.whole
+	if !instance.IsZero() {
+		w = a.find(instance)
+	}
+	if w == nil || w.epoch == e || !e.Covers(w.epoch) {
+		return nil // it is back already
+	}
+	if w.state == live || w.state == settling {
+		now := m.now()
+		m.lost(w, now)
+		w.dequeue()
+		w.state = expired
+		m.settle(a, now)
+		m.poke()
+	}
+	return nil
+}
+
+// extra is how much longer this replica waits for one instance.
+func (m *Monitor) extra(id agentid.ID, instance agentid.Instance) time.Duration {
+	if m.cfg.Stagger == 0 {
+		return 0
+	}
+	type key struct {
+		id       agentid.ID
+		instance agentid.Instance
+	}
+	return time.Duration(maphash.Comparable(m.seed, key{id, instance}) % uint64(m.cfg.Stagger))
 }
 
 // Observe takes a beat whose envelope was verified as the instance's own, and

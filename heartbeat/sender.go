@@ -24,14 +24,16 @@ const (
 // intervals, and spreads the beats of instances that started together.
 const jitterShare = 10
 
-// SenderConfig says who beats and how. All fields but Interval, InFlight and
-// Client are required.
+// SenderConfig says who beats and how. All fields but Interval, Prompt, InFlight
+// and Client are required.
 type SenderConfig struct {
 	Agent    agentid.ID
 	Instance agentid.Instance
 	Epoch    string // of the connection that the beats go out on
 	Client   string // client version
 	Interval time.Duration
+	// Prompt asks for a beat at once, before the next one is due; nil for never.
+	Prompt <-chan struct{}
 	// InFlight reports how many calls are being handled; nil means none.
 	InFlight func() int
 	// Send signs and publishes one beat. It is called by one goroutine at a
@@ -106,6 +108,8 @@ func (s *Sender) loop(ctx context.Context) {
 		case <-ctx.Done():
 			pause.Stop()
 			return
+		case <-s.cfg.Prompt:
+			pause.Stop()
 		case <-pause.C:
 		}
 	}

@@ -163,3 +163,28 @@ func TestSenderRefusesWhatTheMonitorWould(t *testing.T) {
 		t.Error("NewSender without Send: got nil, want an error")
 	}
 }
+
+// A beat that is asked for goes out at once, and the next one an interval later.
+func TestPrompt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w wire
+		prompt := make(chan struct{}, 1)
+		s := newSender(t, &w, func(c *heartbeat.SenderConfig) { c.Prompt = prompt })
+		defer s.Close()
+		time.Sleep(10 * time.Second)
+		prompt <- struct{}{}
+		synctest.Wait()
+		if n := len(w.sent()); n != 2 {
+			t.Fatalf("%d beats after one was asked for, want 2", n)
+		}
+		time.Sleep(26 * time.Second)
+		if n := len(w.sent()); n != 2 {
+			t.Errorf("%d beats 26 s later, want still 2", n)
+		}
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		if n := len(w.sent()); n != 3 {
+			t.Errorf("%d beats an interval later, want 3", n)
+		}
+	})
+}

@@ -20,7 +20,8 @@ type Status struct {
 	Watched     int      `json:"watched"`          // judged by their silence
 	SilentCount int      `json:"silent_count"`     // of those, who has missed beats
 	Silent      []string `json:"silent,omitempty"` // some of them
-	Expired     int      `json:"expired"`          // by this monitor within the last timeout
+	WouldExpire int      `json:"would_expire"`     // within one timeout, as the brake counts
+	Expired     int      `json:"expired"`          // within the last timeout
 	Expiring    int      `json:"expiring"`         // calls to the registry that wait
 	CanaryMS    int64    `json:"canary_age_ms"`    // -1 if none has come back
 	GraceMS     int64    `json:"grace_ms"`         // until anybody can be expired
@@ -38,11 +39,13 @@ func (m *Monitor) Status() Status {
 	now := m.now()
 	m.forgetRecent(now)
 	silent := m.silent(now)
+	would, _ := m.toll(silent)
 	s := Status{
 		State:       Judging,
 		Watched:     m.deadlines.Len(),
 		SilentCount: len(silent),
 		Silent:      names(silent),
+		WouldExpire: would,
 		Expired:     len(m.recent),
 		Expiring:    len(m.jobs) + m.running,
 		CanaryMS:    -1,

@@ -26,6 +26,7 @@ type watch struct {
 	instance agentid.Instance
 	epoch    envelope.Epoch
 	state    watchState
+	extra    time.Duration // how much longer this replica waits for it
 
 	heard     time.Duration // the last sign of life
 	notBefore time.Duration // after a failed attempt to expire it

@@ -136,6 +136,7 @@ func (m *Mesh) lookAtAnswers() {
 		}
 		s.drop(oldest.id)
 	}
+	m.dropLost()
 	for e := s.order.Front(); e != nil; e = e.Next() {
 		a := e.Value.(*answer)
 		for i := range a.parts {
@@ -154,6 +155,19 @@ func (m *Mesh) lookAtAnswers() {
 	m.resend(again)
 }
 
+// dropLost forgets what was answered to callers that are out of the mesh: nothing more
+// is sent to them. It is called with the lock held.
+func (m *Mesh) dropLost() {
+	known := m.peers.Known()
+	for e := m.answers.order.Front(); e != nil; {
+		a := e.Value.(*answer)
+		e = e.Next()
+		if out(known.Instance(a.id.agent, a.instance)) {
+			m.answers.drop(a.id)
+		}
+	}
+}
+
 // returned is called when the connection is there again after it was lost: calls ask
 // for what it may have swallowed, and what was answered is said again.
 func (m *Mesh) returned() {
@@ -168,6 +182,7 @@ func (m *Mesh) sayAgain() {
 	now := time.Now()
 	var again []*nats.Msg
 	m.mu.Lock()
+	m.dropLost()
 	for e := m.answers.order.Front(); e != nil; e = e.Next() {
 		a := e.Value.(*answer)
 		for i := range a.parts {

@@ -44,6 +44,13 @@ type pending struct {
 	barred  chan struct{} // the server says that the grant does not let the call through
 	parting bool          // whoever waits for it now forgets it
 
+	// Of whoever was asked by name, or took the call.
+	watch   watch
+	look    chan struct{}        // its standing may have changed; nil before
+	gone    atomic.Pointer[gone] // the newest word that it went away
+	taken   agentid.Instance     // under the lock of vanishing, as the next
+	takenBy *vanishable
+
 	// Under the lock of the Mesh, of what came whole: no more is taken, and who still
 	// sends is told now and then.
 	whole func()
@@ -178,7 +185,7 @@ func (m *Mesh) callOnce(ctx context.Context, c outgoingCall) (*Reply, error) {
 	} else {
 		rec.Peer = reply.From
 	}
-	audit.Write(&m.log, rec)
+	m.audited(rec)
 	return reply, err
 }
 
@@ -281,8 +288,10 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 			m.noLonger(f.Nonce)
 		}
 	}()
-	r := newReception(m, want, c, rec, msg, f.Time)
+	r := newReception(m, want, c, rec, msg, f)
 	r.body = body
+	r.watch(p)
+	defer r.unwatch(p)
 	if err := m.conn().PublishMsg(msg); err != nil {
 		return nil, unsent(err)
 	}

@@ -47,6 +47,7 @@ func (m *Mesh) refreshSelf(ctx context.Context) (*registry.Agent, error) {
 // epoch that rose makes what is signed under the old one worthless. So does one
 // of somebody who lent something.
 func (m *Mesh) onPeerChange(id agentid.ID) {
+	m.lookAfter(id)
 	m.mu.Lock()
 	lender := m.lenders[id]
 	m.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
@@ -55,6 +56,7 @@ func Connect(ctx context.Context, opts ...Option) (*Mesh, error) {
 		return nil, err
 	}
 	m.tending.Go(m.tend)
+	m.tending.Go(m.sendAudit)
 	if m.cfg.onGrant != nil {
 		m.tending.Go(m.tellGrants)
 	}
@@ -130,15 +132,20 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		wake:     make(chan string, 16),
 		news:     make(chan struct{}, 1),
 		refusals: refusals{queue: make(chan Refusal, refusalsMost)},
+		spool:    audit.NewSpool(),
 		stopping: make(chan struct{}),
 		closed:   make(chan struct{}),
 	}
 	m.epoch.Store(&envelope.Epoch{})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	if m.floors, err = dir.Floors(); err != nil {
+		return nil, err
+	}
+	m.feed = newFeed(m)
 	reader := &gate.NATSReader{Conn: m.conn, Leader: gate.AgentLeader(space)}
 	if m.peers, err = gate.NewPeers(gate.PeersConfig{
 		Roots: info.Roots, Ring: ring, Reader: reader, Clock: cfg.clock, Log: m.log, OnChange: m.onPeerChange,
-		Instances: m.listInstances,
+		Instances: m.listInstances, Feed: m.feed, Settle: gate.FeedSettle, Floors: m.floors,
 	}); err != nil {
 		return nil, err
 	}
@@ -166,24 +173,35 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		},
 	}
 	m.loadHeld()
+	m.tending.Go(m.feed.listen)
+	m.tending.Go(m.keepFloors)
 	return m, nil
 }
 
 // dialUntil tries until it is connected, refused, or ctx ends.
 func (m *Mesh) dialUntil(ctx context.Context) (*link, error) {
+	var told error // why it is refused for now
 	for attempt := 0; ; attempt++ {
 		l, err := m.knock(ctx)
 		if err == nil {
 			return l, nil
 		}
 		var final *Denied
-		if reason := m.explain(ctx, err); errors.As(reason, &final) {
+		reason := m.explain(ctx, err)
+		if errors.As(reason, &final) {
 			return nil, reason
 		} else if ctx.Err() == nil {
-			m.log.Debug().Err(err).Int("attempt", attempt).Msg("not connected yet")
+			m.log.Debug().Err(reason).Int("attempt", attempt).Msg("not connected yet")
+			told = nil
+			if denial.Of(reason) != "" {
+				told = reason
+			}
 		}
 		select {
 		case <-ctx.Done():
+			if told != nil {
+				return nil, told
+			}
 			return nil, fmt.Errorf("%w: %s: %w", ErrUnavailable, m.info.NATS[0], err)
 		case <-time.After(backoff(attempt) + rand.N(reconnectLeast)):
 		}

@@ -275,7 +275,7 @@ func (m *Mesh) note(ctx context.Context, to agentid.ID, kind string, body any) e
 	if err := m.conn().PublishMsg(msg); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	audit.Write(&m.log, audit.Record{
+	m.audited(audit.Record{
 		Kind: audit.Note, Verdict: audit.Sent, Correlation: f.Correlation, Nonce: f.Nonce, Parent: f.Parent,
 		Sender: m.info.Agent, Instance: m.info.Instance, Peer: to, Scope: kind, Subject: subj, Payload: payloadDigest(data), Size: len(data),
 	})
@@ -330,7 +330,7 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 	case wire.NoteRotate:
 		m.poke("the control plane asks for it")
 	}
-	audit.Write(&m.log, rec)
+	m.audited(rec)
 	if rec.Verdict == audit.Refused {
 		m.tellRefused(rec, true)
 	}

@@ -26,12 +26,15 @@ var ErrClosed = errors.New("meshclient: closed")
 // as well: the work may or may not have been done.
 var ErrDeadline = fmt.Errorf("%w: deadline passed", ErrUnavailable)
 
-// ErrNobody and ErrDraining say of a call more than ErrUnavailable, which they
-// wrap: nobody handles the scope at the moment, and the work was not done; or the
-// handler was closing before it was done with it.
+// ErrNobody, ErrDraining and ErrHandlerGone say of a call more than ErrUnavailable,
+// which they wrap: nobody handles the scope at the moment, and the work was not done;
+// the handler was closing before it was done with it; or whoever had been asked, or had
+// taken the call, was cut, or its connection ended and did not come back, so that the
+// work may be half done. Somebody else may handle it then.
 var (
-	ErrNobody   = fmt.Errorf("%w: nobody handles it now", ErrUnavailable)
-	ErrDraining = fmt.Errorf("%w: the handler is closing", ErrUnavailable)
+	ErrNobody      = fmt.Errorf("%w: nobody handles it now", ErrUnavailable)
+	ErrDraining    = fmt.Errorf("%w: the handler is closing", ErrUnavailable)
+	ErrHandlerGone = fmt.Errorf("%w: the handler is gone", ErrUnavailable)
 )
 
 // What a handler returns to choose the code that its caller sees, and what
@@ -86,11 +89,12 @@ func denied(err error) error {
 }
 
 // transient reports whether a refusal says that something could not be decided,
-// and nothing about the one who was refused: trying again may help.
+// and nothing about the one who was refused, or that it is for now only: trying
+// again may help.
 func transient(r denial.Reason) bool {
 	switch r {
 	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale, denial.RateLimited,
-		denial.Overloaded, denial.EpochRaced:
+		denial.Overloaded, denial.EpochRaced, denial.Flapping, denial.SessionTaken:
 		return true
 	}
 	return false

@@ -154,7 +154,7 @@ func (m *Mesh) deliver(t *topic, v *envelope.Verified, msg *nats.Msg, start time
 		rec.Verdict, rec.Reason = audit.Failed, reasonRetry
 	}
 	rec.Duration = m.cfg.clock().Sub(start)
-	audit.Write(&m.log, rec)
+	m.audited(rec)
 	return ok
 }
 

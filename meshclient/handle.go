@@ -68,6 +68,10 @@ func (r *Request) limit() (string, error) {
 // Handler works on one request. Its context ends when the caller no longer waits,
 // for which context.Cause is [ErrCancelled], [ErrCallerGone] or
 // context.DeadlineExceeded, or the Mesh closes; calls made with it belong to the same call tree.
+// It ends as well, at once, when the caller is suspended, revoked or expired, its epoch
+// rises, or somebody is cut, or takes back, on whose rights the request rests, and when
+// the handler's own agent is cut: then the cause is a *[Denied] with the reason. What a
+// handler that goes on returns is sent to nobody.
 // What it returns is signed and sent back; of an error the caller sees a code
 // ([Error]) and nothing internal.
 type Handler func(ctx context.Context, req *Request) ([]byte, error)
@@ -224,7 +228,7 @@ func (m *Mesh) serve(h *handler, class subject.Class, msg *nats.Msg, s *slot) {
 		m.log.Warn().Err(err).Msg("caller could not be told that its answer failed")
 	}
 	rec.Duration = m.cfg.clock().Sub(start)
-	audit.Write(&m.log, rec)
+	m.audited(rec)
 }
 
 // carryOut works on a verified request and answers it. It returns the error of an
@@ -244,12 +248,15 @@ func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *
 	}
 	defer w.end()
 	data, err := m.payload(w)
-	if denial.Of(err) != "" {
+	if denial.Of(err) != "" && cutOf(ctx) == nil {
 		rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), denial.Detail(err)
 		m.tellRefused(*rec, true)
 		return w.finish(refusal(err))
 	}
 	var answer gate.Answer
+	if err == nil {
+		err = context.Cause(ctx)
+	}
 	if err == nil {
 		answer, err = m.work(ctx, w, data)
 	}
@@ -264,7 +271,13 @@ func (m *Mesh) carryOut(h *handler, v *envelope.Verified, start time.Time, rec *
 			answer.Data = []byte(causeDraining)
 		}
 		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Reason(answer.Err), detailOf(err, bool(v.Fields().Enc))
-		switch cause := context.Cause(ctx); {
+		switch cause, cut := context.Cause(ctx), cutOf(ctx); {
+		case cut != nil:
+			rec.Reason, rec.Detail = denial.Of(cut), denial.Detail(cut)
+			if cut.silent() {
+				return nil
+			}
+			answer = refusal(cut)
 		case errors.Is(cause, ErrCancelled):
 			rec.Reason = reasonCancelled
 			return nil // nobody waits for it

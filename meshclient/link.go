@@ -152,13 +152,16 @@ func backoff(attempts int) time.Duration {
 
 func (l *link) subscribeBase() error {
 	m := l.mesh
+	// First: what comes in by the others may make records be read.
+	if err := m.feed.attach(l); err != nil {
+		return err
+	}
 	for _, s := range []struct {
 		subject string
 		handle  nats.MsgHandler
 	}{
 		{m.space.ReplyFilter(m.info.Agent, m.info.Instance), m.onReply},
 		{m.space.NoteFilter(m.info.Agent), func(msg *nats.Msg) { m.onNote(l, msg) }},
-		{m.space.FeedFilter(), m.onFeed},
 		{m.noResponderSubject("*"), m.onNoResponder},
 	} {
 		sub, err := l.nc.Subscribe(s.subject, s.handle)
@@ -166,6 +169,9 @@ func (l *link) subscribeBase() error {
 			return fmt.Errorf("meshclient: subscribing %s: %w", s.subject, err)
 		}
 		l.base = append(l.base, sub)
+	}
+	if err := m.joinVanishing(l); err != nil {
+		return err
 	}
 	return l.flush()
 }
@@ -348,7 +354,10 @@ func runDry(ctx context.Context, s *nats.Subscription) bool {
 	}
 }
 
-func (l *link) close() { l.nc.Close() }
+func (l *link) close() {
+	l.mesh.feed.detach(l)
+	l.nc.Close()
+}
 
 // covers reports whether the connection's grant rests on the chain or footing.
 func (l *link) covers(digest string) bool {
@@ -434,10 +443,13 @@ func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 			m.notLetThrough(found[1])
 		}
 	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil:
-		if sub.Subject == m.space.FeedFilter() {
-			m.peers.Gap()
+		if m.feed.brings(sub.Subject) {
+			m.feed.overflowed()
 		}
 		m.log.Warn().Str("subject", sub.Subject).Msg("messages were dropped: the handler is slower than its callers")
+	case errors.Is(err, nats.ErrMaxSubscriptionsExceeded):
+		m.log.Warn().Err(err).Msg("the connection has no room for more subscriptions; the whole feed is heard by one")
+		m.feed.crowded(l)
 	default:
 		m.log.Warn().Err(err).Msg("connection error")
 	}

@@ -13,10 +13,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/audit"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/heartbeat"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/floors"
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/seal"
 	"github.com/sealmesh/sealmesh/internal/subject"
@@ -36,6 +38,8 @@ type Mesh struct {
 	gate    *gate.Gate
 	peers   *gate.Peers
 	speaker *gate.Speaker
+	feed    *feed
+	floors  *floors.Set
 
 	link  atomic.Pointer[link]
 	epoch atomic.Pointer[envelope.Epoch]
@@ -63,6 +67,8 @@ type Mesh struct {
 	ended     bool          // no message is taken any more
 	rotated   chan struct{} // closed and replaced whenever the link changed
 
+	watches   watches // calls in flight, by those on whom they rest
+	vanishing vanishing
 	recent    recent // what was taken while two links overlap
 	tended    tended
 	beats     *heartbeat.Sender // the tending goroutine's
@@ -76,6 +82,7 @@ type Mesh struct {
 	wake      chan string   // reasons to look after the connection
 	news      chan struct{} // what the agent may do has changed
 	refusals  refusals      // that the application is told of
+	spool     *audit.Spool  // of records for the audit stream
 	confirms  chan struct{} // holds one for each event whose place in the stream is asked for
 	asking    atomic.Bool   // a question to /v1/self is under way
 	ctx       context.Context
@@ -142,6 +149,7 @@ func (m *Mesh) setAway(err error) {
 		return
 	}
 	if err != nil {
+		m.endWork()
 		m.log.Warn().Err(err).Msg("away from the mesh")
 	} else {
 		m.log.Info().Msg("back in the mesh")
@@ -233,11 +241,13 @@ func (m *Mesh) shutdown() error {
 	err := m.waitFlight(ctx)
 	m.cancel()
 	m.tending.Wait()
+	m.writeFloors()
 	// Of this connection's own time: whoever is silent is taken for dead.
 	ctx, cancel = context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	l := m.link.Load()
 	if l.nc.IsConnected() {
+		m.spool.Flush(m.sendBatch) // what it says of the work is there before the goodbye
 		m.waitAbandoned(ctx)
 		if e := m.leave(ctx, l); e != nil {
 			m.log.Warn().Err(e).Msg("could not say goodbye")

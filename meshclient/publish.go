@@ -44,7 +44,7 @@ func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
 		err = m.notHeld(err, "--publish "+name)
 		rec.Verdict, rec.Reason, rec.Detail = verdictOf(err), reasonOf(err), err.Error()
 	}
-	audit.Write(&m.log, rec)
+	m.audited(rec)
 	return err
 }
 

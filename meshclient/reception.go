@@ -35,8 +35,9 @@ type reception struct {
 	call    outgoingCall
 	rec     *audit.Record
 	request *nats.Msg
-	sent    time.Time // by the clock of the Mesh
-	returns int64     // of the connection, as far as what was lost was asked for
+	sent    time.Time      // by the clock of the Mesh
+	epoch   envelope.Epoch // in which it was sent
+	returns int64          // of the connection, as far as what was lost was asked for
 
 	stream  envelope.Stream
 	held    ahead
@@ -46,6 +47,7 @@ type reception struct {
 	pieces  int    // that came whole
 	key     string // whose parts they are, once one came
 	from    agentid.ID
+	handler handling // what is known of who took the call
 	refused int
 
 	receipts
@@ -57,9 +59,9 @@ type reception struct {
 }
 
 // newReception is made before the request is sent.
-func newReception(m *Mesh, want gate.Want, c outgoingCall, rec *audit.Record, request *nats.Msg, sent time.Time) *reception {
+func newReception(m *Mesh, want gate.Want, c outgoingCall, rec *audit.Record, request *nats.Msg, f envelope.Fields) *reception {
 	return &reception{
-		mesh: m, want: want, call: c, rec: rec, request: request, sent: sent, returns: m.returns.Load(),
+		mesh: m, want: want, call: c, rec: rec, request: request, sent: f.Time, epoch: f.Epoch, returns: m.returns.Load(),
 		most: streamParts, from: c.to,
 	}
 }
@@ -100,7 +102,13 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 	m, c := r.mesh, r.call
 	idle := time.NewTimer(c.idle)
 	defer idle.Stop()
-	var look <-chan time.Time // at whether the handler was cut, once it is known
+	// Of what the feed tells of the handler p.look hears. Where it lost something, or
+	// nobody was known whom it could tell about, this finds out.
+	look := stopped()
+	defer look.Stop()
+	if p.look != nil {
+		look.Reset(firstSign)
+	}
 	var taken <-chan struct{}
 	if c.parts != nil {
 		taken = c.parts.taken
@@ -130,10 +138,9 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 				return reply, !errors.As(err, &broken), err
 			}
 			if r.stream.Count() > count {
-				if look == nil {
-					ticker := time.NewTicker(signEvery)
-					defer ticker.Stop()
-					look = ticker.C
+				if count == 0 {
+					r.takenOver(p)
+					look.Reset(signEvery)
 				}
 				idle.Reset(c.idle)
 				r.asked = 0
@@ -147,14 +154,22 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 		case <-r.soon.C:
 			r.confirm()
 		case <-r.again.C:
+			if err := r.outlived(); err != nil {
+				return nil, false, err
+			}
 			r.ask()
 		case <-taken:
 			if r.room()-r.most >= streamParts/2 || r.confirmed < r.stream.Count() && !c.parts.full() {
 				r.confirm()
 			}
-		case <-look:
-			if err := m.gone(envelope.Fields{From: r.from, Key: r.key}); err != nil {
-				return nil, true, fmt.Errorf("%w: the handler was cut while it worked: %s", ErrUnavailable, denial.Of(err))
+		case <-look.C:
+			look.Reset(signEvery)
+			if over, err := r.handlerLost(ctx, p, true); err != nil {
+				return nil, over, err
+			}
+		case <-p.look:
+			if over, err := r.handlerLost(ctx, p, false); err != nil {
+				return nil, over, err
 			}
 		case <-changed:
 		case <-p.barred:
@@ -277,6 +292,7 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 		r.held.only(f.Key)
 	}
 	r.key, r.from = f.Key, f.From
+	r.handler.said(v, m.cfg.clock())
 	r.fresh += len(msg.Data)
 	last := whole || f.Part.Last
 	if last && !whole {

@@ -101,12 +101,12 @@ func (m *Mesh) tellRefusals() {
 func (m *Mesh) refused(kind audit.Kind, v *envelope.Verified, correlation, scope string, msg *nats.Msg, err error) {
 	rec := audit.Record{
 		Kind: kind, Verdict: audit.Refused, Reason: denial.Of(err), Detail: denial.Detail(err),
-		Correlation: correlation, Scope: scope, Subject: clip(msg.Subject), Size: len(msg.Data),
+		Peer: m.info.Agent, Correlation: correlation, Scope: scope, Subject: clip(msg.Subject), Size: len(msg.Data),
 	}
 	if p, e := m.space.Parse(msg.Subject); e == nil {
 		rec.Sender = p.Sender // the broker vouches for it, nobody signed it
 	}
-	audit.Write(&m.log, rec)
+	m.audited(rec)
 	m.tellRefused(rec, v != nil)
 }
 

@@ -101,6 +101,15 @@ func (m *Mesh) why(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: refused by the server, and the control plane does not say why: %w", ErrUnavailable, err)
 	}
+	switch s.Reason {
+	case denial.Flapping:
+		if s.NotBefore != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, denial.New(s.Reason, "not let in again before %s", s.NotBefore.UTC().Format(time.RFC3339)))
+		}
+		return fmt.Errorf("%w: %w", ErrUnavailable, s.Reason)
+	case denial.SessionTaken:
+		return fmt.Errorf("%w: %w", ErrUnavailable, denial.New(s.Reason, "another connection of %s/%s is open", s.Agent, s.Instance))
+	}
 	if s.Reason == "" || s.Reason == denial.Internal || transient(s.Reason) {
 		return fmt.Errorf("%w: refused by the server; the control plane sees no reason in the agent's record", ErrUnavailable)
 	}

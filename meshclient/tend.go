@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/heartbeat"
 	"github.com/sealmesh/sealmesh/internal/wire"
@@ -433,12 +431,4 @@ func (m *Mesh) sender(interval time.Duration) (*heartbeat.Sender, error) {
 		InFlight: func() int { return int(m.atWork.Load()) },
 		Send:     m.sendBeat, Log: m.log,
 	})
-}
-
-// onFeed passes registry documents on to the view of peers.
-func (m *Mesh) onFeed(msg *nats.Msg) {
-	prefix := m.space.FeedAgents() + "."
-	if len(msg.Subject) > len(prefix) && msg.Subject[:len(prefix)] == prefix {
-		m.peers.Observe(msg.Subject[len(prefix):], string(msg.Data))
-	}
 }

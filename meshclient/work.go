@@ -3,7 +3,6 @@ package meshclient
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,7 +33,8 @@ const (
 var ErrCancelled = errors.New("meshclient: the caller cancelled its call")
 
 // ErrCallerGone is the cause with which a handler's context ends because nothing
-// was heard of its caller for too long.
+// was heard of its caller for too long, or because its caller was taken out of the
+// mesh: then it is a *[Denied] as well, which says why.
 var ErrCallerGone = errors.New("meshclient: nothing is heard of the caller")
 
 // callID names a call among all that a handler works on.
@@ -64,6 +64,10 @@ type work struct {
 
 	slot *slot // its place among those that the handler works on
 
+	ground  ground
+	sender  watch
+	lenders []*watch // of whose rights it makes use
+
 	// The invitation to send the payload, where it comes in parts.
 	invitation string // its nonce
 	invited    envelope.Digest
@@ -78,14 +82,24 @@ type work struct {
 // begun enters a request among those that are worked on. It returns nil where the
 // caller cancelled before its turn came.
 func (m *Mesh) begun(ctx context.Context, cancel context.CancelCauseFunc, h *handler, v *envelope.Verified, s *slot) *work {
-	w := &work{mesh: m, handler: h, request: v, ctx: ctx, cancel: cancel, slot: s}
-	w.window = newWindow(w, time.Now())
+	now := time.Now()
+	w := &work{mesh: m, handler: h, request: v, ctx: ctx, cancel: cancel, slot: s, ground: m.groundOf(v, now)}
+	w.window = newWindow(w, now)
+	if !w.enter() {
+		return nil
+	}
+	w.watched()
+	return w
+}
+
+func (w *work) enter() bool {
+	m, v := w.mesh, w.request
 	id := callOf(v)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if by, ok := m.cancelled[id]; ok && by.instance == v.Instance() {
 		delete(m.cancelled, id)
-		return nil
+		return false
 	}
 	m.works[id] = w
 	if !v.Fields().Body.IsZero() {
@@ -95,13 +109,14 @@ func (m *Mesh) begun(ctx context.Context, cancel context.CancelCauseFunc, h *han
 	w.window.mu.Lock()
 	w.timer = time.AfterFunc(m.cfg.firstSign, w.tick)
 	w.window.mu.Unlock()
-	return w
+	return true
 }
 
 // end takes the request out again. What of the answer may not have come is kept.
 func (w *work) end() {
 	m := w.mesh
 	now := time.Now()
+	w.unwatched()
 	rest := w.close()
 	w.timer.Stop()
 	if w.whole != nil {
@@ -168,8 +183,12 @@ func (w *work) tick() {
 			w.mesh.log.Debug().Err(err).Msg("no sign of life was sent")
 		}
 	}
-	if err := w.mesh.gone(w.request.Fields()); err != nil {
-		w.cancel(fmt.Errorf("%w: %w", ErrCallerGone, err))
+	// The feed tells at once. Where it lost something, this is what finds out.
+	ctx, cancel := context.WithTimeout(w.mesh.ctx, goneTimeout)
+	cut := w.ground.reread(ctx, w.mesh.peers)
+	cancel()
+	if cut != nil {
+		w.cutOff(cut)
 	} else if d.silent >= w.mesh.cfg.callerLease {
 		w.cancel(ErrCallerGone)
 	}
@@ -178,19 +197,6 @@ func (w *work) tick() {
 	if !w.over || len(w.open) > 0 {
 		w.timer.Reset(max(time.Until(d.next), firstSign))
 	}
-}
-
-// gone says whether the other side of a call was taken out of the mesh since. What
-// cannot be found out changes nothing: messages are judged one by one.
-func (m *Mesh) gone(f envelope.Fields) error {
-	ctx, cancel := context.WithTimeout(m.ctx, goneTimeout)
-	defer cancel()
-	_, err := m.peers.Sender(ctx, f.From, f.Key)
-	switch denial.Of(err) {
-	case denial.Revoked, denial.Suspended, denial.UnlistedAgent, denial.UnlistedKey:
-		return err
-	}
-	return nil
 }
 
 // finish sends what the handler returned: the whole answer, or the last part of

@@ -33,6 +33,9 @@ func (s *Store) Found(ctx context.Context, controlKey, controlCurve string, foun
 		return err
 	}
 	fresh := e.seq == 0
+	if err := s.emptied(e.seq); err != nil {
+		return err
+	}
 	if err := s.foundControl(ctx, controlKey, controlCurve); err != nil {
 		return err
 	}
@@ -121,6 +124,7 @@ func (s *Store) Tick(ctx context.Context, least time.Duration, replaySince time.
 func (s *Store) writeTick(ctx context.Context, least time.Duration, replaySince time.Time, changed []EpochEntry) error {
 	now := s.cfg.Clock()
 	t := Tick{Incarnation: 1}
+	seen := s.floor(TickKey)
 	e, err := s.leaderRead(ctx, AgentsBucket, TickKey)
 	switch {
 	case err == nil:
@@ -131,9 +135,10 @@ func (s *Store) writeTick(ctx context.Context, least time.Duration, replaySince 
 		// A clock that stepped back must not stop the pulse for as long as the
 		// step: only a tick from the near past counts as another replica's.
 		since := now.Sub(time.UnixMilli(old.Time))
-		if since >= 0 && since < least && replaySince.UnixMilli() <= old.ReplaySince {
+		back := floorOfTick(old).behind(TickKey, seen)
+		if !back && since >= 0 && since < least && replaySince.UnixMilli() <= old.ReplaySince {
 			s.raiseTick(old)
-			return nil
+			return s.raise(TickKey, floorOfTick(old), Floor{})
 		}
 		t.Incarnation, t.ReplaySince = old.Incarnation, old.ReplaySince
 	case !errors.Is(err, errNoEntry):
@@ -144,12 +149,26 @@ func (s *Store) writeTick(ctx context.Context, least time.Duration, replaySince 
 	}
 	s.raiseTick(&t)
 	t.Revision, t.Time = e.seq+1, now.UnixMilli()
+	// Where the stream was put back, its numbers begin again below those that were
+	// ticked already, and nobody would take a tick before they are passed.
+	if t.Incarnation = max(t.Incarnation, seen.Epoch); !seen.behind(TickKey, floorOfTick(&t)) {
+		t.Incarnation++
+	}
 	text, err := s.signTick(t, changed, now)
 	if err != nil {
 		return fmt.Errorf("registry: tick: %w", err)
 	}
-	return s.put(ctx, AgentsBucket, TickKey, []byte(text), e.seq, 0)
+	if err := s.put(ctx, AgentsBucket, TickKey, []byte(text), e.seq, 0); err != nil {
+		return err
+	}
+	if seen.Epoch != 0 && t.Incarnation > seen.Epoch {
+		s.cfg.Log.Error().Uint64("incarnation", t.Incarnation).Uint64("revision", t.Revision).Uint64("seen", seen.Revision).
+			Msg("the registry went back to an older state: ticks begin anew")
+	}
+	return s.raise(TickKey, floorOfTick(&t), Floor{})
 }
+
+func floorOfTick(t *Tick) Floor { return Floor{Epoch: t.Incarnation, Revision: t.Revision} }
 
 func (s *Store) signTick(t Tick, changed []EpochEntry, now time.Time) (string, error) {
 	for {
@@ -167,11 +186,10 @@ func (s *Store) signTick(t Tick, changed []EpochEntry, now time.Time) (string, e
 	}
 }
 
-// raiseTick lifts t to the highest incarnation and replay time seen here, and
-// those to t's.
+// raiseTick lifts t to the highest replay time seen here, and that to t's.
 func (s *Store) raiseTick(t *Tick) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.Incarnation, t.ReplaySince = max(t.Incarnation, s.tick.Incarnation), max(t.ReplaySince, s.tick.ReplaySince)
-	s.tick.Incarnation, s.tick.ReplaySince = t.Incarnation, t.ReplaySince
+	t.ReplaySince = max(t.ReplaySince, s.since)
+	s.since = t.ReplaySince
 }

@@ -51,6 +51,10 @@ func (s *Store) backlog(ctx context.Context, c *capability.Chain) (time.Duration
 		return 0, nil
 	}
 	topics, err := s.Topics(ctx)
+	if errors.Is(err, denial.OlderRecord) {
+		// What is durable has to be looked at first, and may be kept that long.
+		return min(limits.EventAge, s.cfg.TokenTTL/2), nil
+	}
 	if err != nil {
 		return 0, err
 	}

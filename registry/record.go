@@ -51,6 +51,16 @@ const (
 	ReadmitManual      Readmit = "manual"
 )
 
+// Sessions says from how many hosts one instance may be connected at a time.
+// SessionsAny is not written into a record.
+type Sessions string
+
+// The policies for connections of one instance.
+const (
+	SessionsAny    Sessions = "any"
+	SessionsSingle Sessions = "single" // one host, and two connections while it replaces one by the other
+)
+
 // Change says who changed a record last, when and why.
 type Change struct {
 	At     int64  `json:"at"` // Unix seconds
@@ -76,7 +86,8 @@ type Agent struct {
 	AgentKind Kind              `json:"agent_kind"`
 	Heartbeat Heartbeat         `json:"heartbeat"`
 	Readmit   Readmit           `json:"readmit"`
-	Stock     bool              `json:"stock,omitempty"` // a client that cannot rotate by itself
+	Sessions  Sessions          `json:"sessions,omitempty"` // any where empty
+	Stock     bool              `json:"stock,omitempty"`    // a client that cannot rotate by itself
 	Rights    Rights            `json:"rights"`
 	Depth     int               `json:"depth,omitempty"` // of root tokens; DefaultDepth where zero
 	Labels    map[string]string `json:"labels,omitempty"`
@@ -101,6 +112,11 @@ type Instance struct {
 	NotAfter int64            `json:"not_after,omitempty"` // of that certificate, Unix seconds
 	Host     string           `json:"host,omitempty"`
 	Changed  Change           `json:"changed"`
+
+	// What coming back from expired again and again costs; see [Instance.Flapping].
+	Flaps      int   `json:"flaps,omitempty"`
+	Readmitted int64 `json:"readmitted,omitempty"` // Unix seconds, the last time
+	NotBefore  int64 `json:"not_before,omitempty"` // Unix seconds: not readmitted earlier
 }
 
 // Tick is the signed pulse of the control plane: proof that silence about an

@@ -59,7 +59,7 @@ func (s *Store) PutReplayRecord(ctx context.Context, r ReplayRecord, seq uint64)
 func (s *Store) Ticked(ctx context.Context) (bool, error) {
 	e, err := s.leaderRead(ctx, AgentsBucket, TickKey)
 	if errors.Is(err, errNoEntry) {
-		return e.seq != 0, nil
+		return e.seq != 0 || s.floor(TickKey).Epoch != 0, nil
 	}
 	return err == nil, err
 }

@@ -226,16 +226,16 @@ func TestOldRecordWrittenBack(t *testing.T) {
 	// Noticed: by every store that has seen a newer state of the record.
 	for name, s := range map[string]*registry.Store{"the store that wrote": s, "a store that read": watching} {
 		_, err := s.Agent(ctx, bob)
-		wantReason(t, name+": agent", err, denial.BadRecord)
+		wantReason(t, name+": agent", err, denial.OlderRecord)
 		_, err = s.Instance(ctx, bob, inst)
-		wantReason(t, name+": instance", err, denial.BadRecord)
+		wantReason(t, name+": instance", err, denial.OlderRecord)
 		_, _, err = s.Attest(ctx, bob, inst, "")
-		wantReason(t, name+": attest", err, denial.BadRecord)
+		wantReason(t, name+": attest", err, denial.OlderRecord)
 		_, err = s.Resume(ctx, bob, "admin", "")
-		wantReason(t, name+": resume", err, denial.BadRecord)
+		wantReason(t, name+": resume", err, denial.OlderRecord)
 		_, err = s.Add(ctx, registry.NewAgent{Agent: bob, Replace: true}, "admin")
-		wantReason(t, name+": replace", err, denial.BadRecord)
-		wantReason(t, name+": standing", s.Directory(ctx).Standing(bob), denial.BadRecord)
+		wantReason(t, name+": replace", err, denial.OlderRecord)
+		wantReason(t, name+": standing", s.Directory(ctx).Standing(bob), denial.OlderRecord)
 	}
 	// Not noticed: a store that starts afterwards has nothing to compare with.
 	// Clients that saw the tombstone keep a floor of their own; beyond that only

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -36,9 +37,15 @@ func (s *Session) Older(agentEpoch, instanceEpoch uint64) bool {
 	return s.AgentEpoch < agentEpoch || s.Epoch < instanceEpoch
 }
 
-func sessionKey(s *Session) string {
+// Key names the connection among all sessions.
+func (s *Session) Key() string {
 	return s.Agent.String() + "." + s.Instance.String() + "." + s.ServerID + "." + strconv.FormatUint(s.ClientID, 10)
 }
+
+// listedLonger is how much longer than its JWT a session is listed: nats-server
+// closes the connection up to a second late, and one that is open and not listed
+// looks like one that nobody admitted.
+const listedLonger = 2 * time.Second
 
 // PutSession records a session before its connection is admitted. One
 // connection may authenticate again, so the key is the connection's and the
@@ -56,7 +63,7 @@ func (s *Store) PutSession(ctx context.Context, sess Session) error {
 	if ttl <= 0 {
 		return fmt.Errorf("registry: session of %s/%s has ended", sess.Agent, sess.Instance)
 	}
-	return s.publish(ctx, SessionsBucket, sessionKey(&sess), b, ttl)
+	return s.publish(ctx, SessionsBucket, sess.Key(), b, ttl+listedLonger)
 }
 
 // check refuses what would make a key of another form: the key is a subject.
@@ -74,7 +81,7 @@ func (s *Store) DropSession(ctx context.Context, sess Session) error {
 	if err := sess.check(); err != nil {
 		return err
 	}
-	return s.remove(ctx, SessionsBucket, sessionKey(&sess))
+	return s.remove(ctx, SessionsBucket, sess.Key())
 }
 
 // Sessions lists the open sessions of an agent, or of all where id is zero.
@@ -85,13 +92,26 @@ func (s *Store) Sessions(ctx context.Context, id agentid.ID) ([]Session, error) 
 	}
 	var out []Session
 	err := s.each(ctx, SessionsBucket, filter, func(key string, value []byte) error {
-		var sess Session
-		if err := json.Unmarshal(value, &sess); err != nil {
-			s.cfg.Log.Error().Err(err).Str("key", key).Msg("session record refused")
-			return nil
+		if sess := s.decodeSession(key, value); sess != nil {
+			out = append(out, *sess)
 		}
-		out = append(out, sess)
 		return nil
 	})
 	return out, err
 }
+
+// decodeSession returns nil, and logs it, where a value is no session of its key.
+func (s *Store) decodeSession(key string, value []byte) *Session {
+	var sess Session
+	err := json.Unmarshal(value, &sess)
+	if err == nil && sess.Key() != key {
+		err = errOtherKey
+	}
+	if err != nil {
+		s.cfg.Log.Error().Err(err).Str("key", key).Msg("session record refused")
+		return nil
+	}
+	return &sess
+}
+
+var errOtherKey = errors.New("registry: a session under the key of another")

@@ -16,6 +16,7 @@ type Settings struct {
 	Kind      *Kind              `json:"kind,omitempty"`
 	Heartbeat *Heartbeat         `json:"heartbeat,omitempty"`
 	Readmit   *Readmit           `json:"readmit,omitempty"`
+	Sessions  *Sessions          `json:"sessions,omitempty"`
 	Stock     *bool              `json:"stock,omitempty"`
 	Depth     *int               `json:"depth,omitempty"`  // DefaultDepth where zero
 	Labels    *map[string]string `json:"labels,omitempty"` // all of them
@@ -28,7 +29,8 @@ type Settings struct {
 // for as long as its certificate lives, and is closed to come back for less. And
 // where rights may be passed on less often than root tokens say that are out:
 // those tokens end, with what was delegated under them, and what they gave is
-// issued anew.
+// issued anew. That there may be one session at a time takes no right away: it
+// is for the next admission to obey.
 func (s *Store) Set(ctx context.Context, id agentid.ID, set Settings, by string) (*Agent, error) {
 	if err := mayOperate(id); err != nil {
 		return nil, err
@@ -83,6 +85,9 @@ func (set Settings) apply(a *Agent) {
 	if set.Readmit != nil {
 		a.Readmit = *set.Readmit
 	}
+	if set.Sessions != nil {
+		a.Sessions = set.Sessions.written()
+	}
 	if set.Depth != nil {
 		a.Depth = *set.Depth
 	}
@@ -103,6 +108,9 @@ func (a *Agent) checkSettings() error {
 	if a.Readmit != ReadmitAttestation && a.Readmit != ReadmitManual {
 		return denial.New(denial.BadInput, "readmit %q is not attestation or manual", a.Readmit)
 	}
+	if a.Sessions != "" && a.Sessions != SessionsSingle {
+		return denial.New(denial.BadInput, "sessions %q is not any or single", a.Sessions)
+	}
 	if a.Depth < 0 || a.Depth > limits.Depth {
 		return denial.New(denial.DepthExceeded, "depth %d is not 0 to %d", a.Depth, limits.Depth)
 	}
@@ -112,9 +120,17 @@ func (a *Agent) checkSettings() error {
 	return checkLabels(a.Labels)
 }
 
+// written is how a policy stands in a record, where the usual one has one spelling.
+func (s Sessions) written() Sessions {
+	if s == SessionsAny {
+		return ""
+	}
+	return s
+}
+
 func (a *Agent) sameSettings(o *Agent) bool {
-	return a.AgentKind == o.AgentKind && a.Heartbeat == o.Heartbeat && a.Readmit == o.Readmit && a.Stock == o.Stock &&
-		a.Depth == o.Depth && maps.Equal(a.Labels, o.Labels)
+	return a.AgentKind == o.AgentKind && a.Heartbeat == o.Heartbeat && a.Readmit == o.Readmit && a.Sessions == o.Sessions &&
+		a.Stock == o.Stock && a.Depth == o.Depth && maps.Equal(a.Labels, o.Labels)
 }
 
 // setDepth brings the root tokens in line with the depth that the record now

@@ -26,7 +26,7 @@ func (s *Store) Standing(ctx context.Context, id agentid.ID, after agentid.Insta
 		return nil, next, err
 	}
 	page := make([]string, 0, StandingPage)
-	least := map[string]floor{}
+	least := map[string]Floor{}
 	for _, key := range all {
 		_, inst, ok := splitInstanceKey(key)
 		if !ok || inst.String() <= after.String() || s.isGone(key) {
@@ -44,7 +44,7 @@ func (s *Store) Standing(ctx context.Context, id agentid.ID, after agentid.Insta
 		agent, inst, _ := splitInstanceKey(key)
 		i, err := DecodeInstance(string(value), agent, inst, s.cfg.Ring, s.cfg.Clock())
 		if err == nil {
-			err = s.raise(key, floor{i.Epoch, i.Revision}, least[key])
+			err = s.raise(key, floorOfInstance(i), least[key])
 		}
 		switch {
 		case err != nil:

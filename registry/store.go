@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ const (
 // DefaultTokenTTL is how long a root token lives unless configured.
 const DefaultTokenTTL = 30 * 24 * time.Hour
 
-// Config is what a Store needs. All fields but TokenTTL and Replicas are
+// Config is what a Store needs. All fields but TokenTTL, Replicas and Memory are
 // required.
 type Config struct {
 	Conn     *nats.Conn // in the control plane's account
@@ -41,6 +42,7 @@ type Config struct {
 	Log      zerolog.Logger
 	TokenTTL time.Duration // DefaultTokenTTL where zero
 	Replicas int           // of the buckets; 1 where zero
+	Memory   Memory        // what was seen before; nil: nothing, and nothing outlives the store
 }
 
 // Store reads and changes the registry.
@@ -50,31 +52,20 @@ type Store struct {
 	agents jetstream.KeyValue // for watching; all else goes by raw requests
 
 	mu     sync.Mutex
-	floors map[string]floor // by key of a record
+	floors map[string]Floor // by key of a record
+	older  map[string]Older // records that are below theirs, by key
 	gone   map[string]bool  // instances that never come back, by key of their record
-	tick   Tick             // the highest incarnation and replay time seen
+	since  int64            // the highest replay time of a tick
 }
 
 // Open creates the buckets that are missing and returns the store. It does not
 // take ownership of the connection; there is nothing to close.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	if cfg.Conn == nil || cfg.Ring == nil || cfg.Records == nil || cfg.Tokens == nil || cfg.Clock == nil {
-		return nil, errors.New("registry: connection, keyring, records key, tokens key and clock are required")
-	}
-	if cfg.Space.Prefix() == "" || cfg.TokenTTL < 0 {
-		return nil, errors.New("registry: a subject space and a token lifetime that is not negative are required")
-	}
-	if cfg.TokenTTL == 0 {
-		cfg.TokenTTL = DefaultTokenTTL
-	}
-	if cfg.Replicas == 0 {
-		cfg.Replicas = 1
-	}
-	js, err := jetstream.New(cfg.Conn)
+	s, err := Attach(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("registry: %w", err)
+		return nil, err
 	}
-	s := &Store{cfg: cfg, js: js, floors: map[string]floor{}, gone: map[string]bool{}}
+	cfg = s.cfg
 	for _, b := range []jetstream.KeyValueConfig{
 		{
 			Bucket: AgentsBucket, Description: "signed records of agents and instances",
@@ -92,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		b.History = 1
 		b.Replicas = cfg.Replicas
 		b.Storage = jetstream.FileStorage
-		kv, err := js.CreateOrUpdateKeyValue(ctx, b)
+		kv, err := s.js.CreateOrUpdateKeyValue(ctx, b)
 		if err != nil {
 			return nil, fmt.Errorf("registry: bucket %s: %w", b.Bucket, err)
 		}
@@ -100,6 +91,31 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 			s.agents = kv
 		}
 	}
+	return s, nil
+}
+
+// Attach returns a store on buckets that are there, or will be. It asks nothing of
+// the server, so that a server without JetStream is found out by what is asked of
+// it later. A store that was attached does not watch.
+func Attach(cfg Config) (*Store, error) {
+	if cfg.Conn == nil || cfg.Ring == nil || cfg.Records == nil || cfg.Tokens == nil || cfg.Clock == nil {
+		return nil, errors.New("registry: connection, keyring, records key, tokens key and clock are required")
+	}
+	if cfg.Space.Prefix() == "" || cfg.TokenTTL < 0 {
+		return nil, errors.New("registry: a subject space and a token lifetime that is not negative are required")
+	}
+	if cfg.TokenTTL == 0 {
+		cfg.TokenTTL = DefaultTokenTTL
+	}
+	if cfg.Replicas == 0 {
+		cfg.Replicas = 1
+	}
+	js, err := jetstream.New(cfg.Conn)
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	s := &Store{cfg: cfg, js: js, floors: map[string]Floor{}, older: map[string]Older{}, gone: map[string]bool{}}
+	s.recall()
 	return s, nil
 }
 
@@ -126,7 +142,8 @@ func (s *Store) readAgent(ctx context.Context, id agentid.ID) (*Agent, uint64, e
 	least := s.floor(key)
 	e, err := s.leaderRead(ctx, AgentsBucket, key)
 	if errors.Is(err, errNoEntry) {
-		if e.seq != 0 || least.revision != 0 {
+		if e.seq != 0 || least.Revision != 0 {
+			s.noteOlder(Older{Key: key, Known: least})
 			return nil, e.seq, denial.New(denial.BadRecord, "record of agent %q: %w", id, errDeleted)
 		}
 		return nil, 0, denial.New(denial.UnlistedAgent, "agent %q is not registered", id)
@@ -138,8 +155,8 @@ func (s *Store) readAgent(ctx context.Context, id agentid.ID) (*Agent, uint64, e
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: record of %q: %w", id, err)
 	}
-	if err := s.raise(key, floor{a.Epoch, a.Revision}, least); err != nil {
-		return a, e.seq, denial.New(denial.BadRecord, "record of agent %q: %w", id, err)
+	if err := s.raise(key, floorOfAgent(a), least); err != nil {
+		return a, e.seq, denial.New(denial.OlderRecord, "record of agent %q: %w", id, err)
 	}
 	return a, e.seq, nil
 }
@@ -162,7 +179,8 @@ func (s *Store) readInstance(ctx context.Context, id agentid.ID, inst agentid.In
 	least := s.floor(key)
 	e, err := s.leaderRead(ctx, AgentsBucket, key)
 	if errors.Is(err, errNoEntry) {
-		if e.seq != 0 || least.revision != 0 {
+		if e.seq != 0 || least.Revision != 0 {
+			s.noteOlder(Older{Key: key, Known: least})
 			return nil, e.seq, denial.New(denial.BadRecord, "record of %s/%s: %w", id, inst, errDeleted)
 		}
 		return nil, 0, denial.New(denial.UnlistedKey, "%s/%s is not registered", id, inst)
@@ -174,8 +192,8 @@ func (s *Store) readInstance(ctx context.Context, id agentid.ID, inst agentid.In
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: record of %s/%s: %w", id, inst, err)
 	}
-	if err := s.raise(key, floor{i.Epoch, i.Revision}, least); err != nil {
-		return i, e.seq, denial.New(denial.BadRecord, "record of %s/%s: %w", id, inst, err)
+	if err := s.raise(key, floorOfInstance(i), least); err != nil {
+		return i, e.seq, denial.New(denial.OlderRecord, "record of %s/%s: %w", id, inst, err)
 	}
 	return i, e.seq, nil
 }
@@ -192,7 +210,8 @@ func (s *Store) changeAgent(ctx context.Context, id agentid.ID, by, reason strin
 }
 
 // mendAgent is changeAgent; where mend is set it also works on a record that is
-// older than one that was seen, and lifts it above that.
+// older than one that was seen: what is known of that one counts, and the change
+// lifts the record above it.
 func (s *Store) mendAgent(ctx context.Context, id agentid.ID, by, reason string, mend bool, f func(*Agent) error) (out *Agent, err error) {
 	err = s.retry(ctx, id.String(), func() error {
 		old, seq, err := s.readAgent(ctx, id)
@@ -201,8 +220,7 @@ func (s *Store) mendAgent(ctx context.Context, id agentid.ID, by, reason string,
 			return err
 		}
 		if mending {
-			least := s.floor(id.String())
-			old.Epoch, old.Revision = max(old.Epoch, least.epoch), max(old.Revision, least.revision)
+			s.liftAgent(old)
 		}
 		a := old.clone()
 		if err := f(a); errors.Is(err, errUnchanged) && !mending {
@@ -214,13 +232,19 @@ func (s *Store) mendAgent(ctx context.Context, id agentid.ID, by, reason string,
 		if a.Epoch < old.Epoch {
 			return fmt.Errorf("registry: change of %q would lower its epoch", id)
 		}
+		if mending && a.Epoch == old.Epoch {
+			a.Epoch++
+		}
 		if old.Status == Revoked && a.Status != Revoked {
 			return denial.New(denial.WrongState, "agent %q is revoked for ever", id)
 		}
 		a.Revision = old.Revision + 1
 		s.stamp(&a.Changed, by, reason)
 		out = a
-		return s.writeAgent(ctx, a, seq)
+		if err := s.writeAgent(ctx, a, seq); err != nil {
+			return err
+		}
+		return s.keep(ctx, a.Epoch > old.Epoch || !slices.Equal(a.Voided, old.Voided))
 	})
 	if err != nil {
 		return nil, err
@@ -240,8 +264,7 @@ func (s *Store) mendInstance(ctx context.Context, id agentid.ID, inst agentid.In
 			return err
 		}
 		if mending {
-			least := s.floor(InstanceKey(id, inst))
-			old.Epoch, old.Revision = max(old.Epoch, least.epoch), max(old.Revision, least.revision)
+			s.liftInstance(old)
 		}
 		i := *old
 		if err := f(&i); errors.Is(err, errUnchanged) && !mending {
@@ -253,13 +276,19 @@ func (s *Store) mendInstance(ctx context.Context, id agentid.ID, inst agentid.In
 		if i.Epoch < old.Epoch {
 			return fmt.Errorf("registry: change of %s/%s would lower its epoch", id, inst)
 		}
+		if mending && i.Epoch == old.Epoch {
+			i.Epoch++
+		}
 		if old.State == InstanceRevoked && i.State != InstanceRevoked {
 			return denial.New(denial.WrongState, "instance %s/%s is revoked for ever", id, inst)
 		}
 		i.Revision = old.Revision + 1
 		s.stamp(&i.Changed, by, reason)
 		out = &i
-		return s.writeInstance(ctx, &i, seq)
+		if err := s.writeInstance(ctx, &i, seq); err != nil {
+			return err
+		}
+		return s.keep(ctx, i.Epoch > old.Epoch)
 	})
 	if err != nil {
 		return nil, err
@@ -288,7 +317,7 @@ func (s *Store) writeAgent(ctx context.Context, a *Agent, seq uint64) error {
 	if err := s.put(ctx, AgentsBucket, key, []byte(text), seq, 0); err != nil {
 		return err
 	}
-	return s.raise(key, floor{a.Epoch, a.Revision}, floor{})
+	return s.raise(key, floorOfAgent(a), Floor{})
 }
 
 func (s *Store) writeInstance(ctx context.Context, i *Instance, seq uint64) error {
@@ -304,11 +333,12 @@ func (s *Store) writeInstance(ctx context.Context, i *Instance, seq uint64) erro
 	if err := s.put(ctx, AgentsBucket, key, []byte(text), seq, 0); err != nil {
 		return err
 	}
-	return s.raise(key, floor{i.Epoch, i.Revision}, floor{})
+	return s.raise(key, floorOfInstance(i), Floor{})
 }
 
 // Agents lists all agents by name, removed ones left out unless asked for. Where
-// a record does not verify it returns the others and an error that names it.
+// a record does not verify it returns the others and an error that names it. One
+// that is older than one that was seen has the status and the epoch of that one.
 func (s *Store) Agents(ctx context.Context, removed bool) ([]*Agent, error) {
 	var out []*Agent
 	var bad []error
@@ -322,6 +352,7 @@ func (s *Store) Agents(ctx context.Context, removed bool) ([]*Agent, error) {
 			bad = append(bad, fmt.Errorf("registry: record of %q: %w", id, err))
 			return nil
 		}
+		s.liftAgent(a)
 		if !a.Removed || removed {
 			out = append(out, a)
 		}
@@ -331,7 +362,8 @@ func (s *Store) Agents(ctx context.Context, removed bool) ([]*Agent, error) {
 }
 
 // Instances lists the instances of one agent, or of all where id is zero. Where
-// a record does not verify it returns the others and an error that names it.
+// a record does not verify it returns the others and an error that names it. One
+// that is older than one that was seen has the state and the epoch of that one.
 func (s *Store) Instances(ctx context.Context, id agentid.ID) ([]*Instance, error) {
 	filter := "*.*"
 	if !id.IsZero() {
@@ -349,6 +381,7 @@ func (s *Store) Instances(ctx context.Context, id agentid.ID) ([]*Instance, erro
 			bad = append(bad, fmt.Errorf("registry: record of %s: %w", key, err))
 			return nil
 		}
+		s.liftInstance(i)
 		out = append(out, i)
 		return nil
 	})

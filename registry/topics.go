@@ -60,17 +60,24 @@ func DecodeTopics(text string, ring *capability.Keyring, now time.Time) (*Topics
 // empty.
 func (s *Store) Topics(ctx context.Context) (*Topics, error) {
 	t, _, err := s.readTopics(ctx)
-	return t, err
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
 }
+
+// readTopics returns the list with its sequence. With errOlder it returns the list
+// as well, for those who set it right.
 
 func (s *Store) readTopics(ctx context.Context) (*Topics, uint64, error) {
 	least := s.floor(TopicsKey)
 	e, err := s.leaderRead(ctx, AgentsBucket, TopicsKey)
-	if errors.Is(err, errNoEntry) && e.seq == 0 && least.revision == 0 {
+	if errors.Is(err, errNoEntry) && e.seq == 0 && least.Revision == 0 {
 		return &Topics{}, 0, nil
 	}
 	if errors.Is(err, errNoEntry) {
-		return nil, e.seq, denial.New(denial.BadRecord, "list of topics: %w", errDeleted)
+		s.noteOlder(Older{Key: TopicsKey, Known: least})
+		return &Topics{}, e.seq, denial.New(denial.OlderRecord, "list of topics: there is none any more: %w", errOlder)
 	}
 	if err != nil {
 		return nil, 0, err
@@ -79,13 +86,14 @@ func (s *Store) readTopics(ctx context.Context) (*Topics, uint64, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: list of topics: %w", err)
 	}
-	if err := s.raise(TopicsKey, floor{revision: t.Revision}, least); err != nil {
-		return nil, e.seq, denial.New(denial.BadRecord, "list of topics: %w", err)
+	if err := s.raise(TopicsKey, Floor{Revision: t.Revision}, least); err != nil {
+		return t, e.seq, denial.New(denial.OlderRecord, "list of topics: %w", err)
 	}
 	return t, e.seq, nil
 }
 
-// SetTopic makes a topic durable, or changes how long its events are kept.
+// SetTopic makes a topic durable, or changes how long its events are kept. Like
+// RemoveTopic it also sets a list right that is older than one that was seen.
 func (s *Store) SetTopic(ctx context.Context, topic Topic, by string) (*Topics, error) {
 	if _, err := capability.PublishOf(topic.Topic); err != nil {
 		return nil, err
@@ -131,14 +139,18 @@ func (t *Topics) index(name string) (int, bool) {
 func (s *Store) changeTopics(ctx context.Context, by, reason string, f func(*Topics) error) (out *Topics, err error) {
 	err = s.retry(ctx, TopicsKey, func() error {
 		t, seq, err := s.readTopics(ctx)
-		if err != nil {
+		mending := errors.Is(err, errOlder)
+		if err != nil && !mending {
 			return err
+		}
+		if mending {
+			t.Revision = max(t.Revision, s.floor(TopicsKey).Revision)
 		}
 		out = t
 		t.Topics = slices.Clone(t.Topics)
-		if err := f(t); errors.Is(err, errUnchanged) {
+		if err := f(t); errors.Is(err, errUnchanged) && !mending {
 			return nil
-		} else if err != nil {
+		} else if err != nil && !errors.Is(err, errUnchanged) {
 			return err
 		}
 		t.Revision++
@@ -154,7 +166,7 @@ func (s *Store) changeTopics(ctx context.Context, by, reason string, f func(*Top
 		if err := s.put(ctx, AgentsBucket, TopicsKey, []byte(text), seq, 0); err != nil {
 			return err
 		}
-		return s.raise(TopicsKey, floor{revision: t.Revision}, floor{})
+		return s.raise(TopicsKey, Floor{Revision: t.Revision}, Floor{})
 	})
 	if err != nil {
 		return nil, err

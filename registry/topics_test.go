@@ -143,7 +143,7 @@ func TestTopicsAreNotTurnedBack(t *testing.T) {
 	newest := read()
 	write(older)
 	_, err := s.Topics(w.ctx())
-	wantReason(t, "an older list", err, denial.BadRecord)
+	wantReason(t, "an older list", err, denial.OlderRecord)
 	if _, err := w.store().Topics(w.ctx()); err != nil {
 		t.Errorf("one who never saw the newer: got %v", err)
 	}

@@ -11,20 +11,26 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 )
 
-// Event is one record as it was or became; exactly one of Agent, Instance and
-// Topics is set. Current is false for the records that were there when the watch
-// began.
+// Event is one record as it was or became; exactly one of Agent, Instance, Topics
+// and Older is set. Current is false for the records that were there when the
+// watch began.
 type Event struct {
 	Agent    *Agent
 	Instance *Instance
 	Topics   *Topics
-	Current  bool
+	// Older is the key of a record that is older than one that was seen. It may have
+	// been on its way while a newer one was read; [Store.Check] tells.
+	Older   string
+	Current bool
 }
 
 // Watch calls f for every record there is and then for every change, until ctx
 // ends or f returns an error. Records that do not verify are skipped and
 // logged: nobody acts on them.
 func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
+	if s.agents == nil {
+		return errors.New("registry: a store that was attached does not watch")
+	}
 	w, err := s.agents.Watch(ctx, ">", jetstream.IgnoreDeletes())
 	if err != nil {
 		return fmt.Errorf("registry: watching: %w", err)
@@ -78,7 +84,7 @@ func (s *Store) decodeEvent(key, text string) (Event, bool) {
 			s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 			return Event{}, false
 		}
-		return Event{Instance: i}, s.raise(key, floor{i.Epoch, i.Revision}, floor{}) == nil
+		return s.unlessOlder(key, floorOfInstance(i), Event{Instance: i})
 	}
 	if key == TopicsKey {
 		t, err := DecodeTopics(text, s.cfg.Ring, now)
@@ -86,7 +92,7 @@ func (s *Store) decodeEvent(key, text string) (Event, bool) {
 			s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 			return Event{}, false
 		}
-		return Event{Topics: t}, s.raise(key, floor{revision: t.Revision}, floor{}) == nil
+		return s.unlessOlder(key, Floor{Revision: t.Revision}, Event{Topics: t})
 	}
 	id, err := agentid.Parse(key)
 	if err != nil {
@@ -97,7 +103,16 @@ func (s *Store) decodeEvent(key, text string) (Event, bool) {
 		s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 		return Event{}, false
 	}
-	return Event{Agent: a}, s.raise(key, floor{a.Epoch, a.Revision}, floor{}) == nil
+	return s.unlessOlder(key, floorOfAgent(a), Event{Agent: a})
+}
+
+// unlessOlder lifts the floor of a record that the watch brought. Nobody acts on
+// one that is below it: the newer one that was seen is on its way, or was replaced.
+func (s *Store) unlessOlder(key string, is Floor, e Event) (Event, bool) {
+	if is.behind(key, s.floor(key)) {
+		return Event{Older: key}, true
+	}
+	return e, s.raise(key, is, Floor{}) == nil
 }
 
 // splitInstanceKey reads the key of an instance's record; the mesh's own keys

@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -85,10 +84,16 @@ func writeAgent(w io.Writer, v wire.AgentView) {
 		})
 	}
 	table(w, rows...)
+	for _, i := range v.Instances {
+		writeTrouble(w, i)
+	}
 }
 
 func kindOf(v wire.AgentView) string {
 	s := fmt.Sprintf("%s, heartbeat %s, readmitted by %s", v.Kind, v.Heartbeat, v.Readmit)
+	if v.Sessions == registry.SessionsSingle {
+		s += ", from one host at a time"
+	}
 	if v.Stock {
 		s += ", a stock client"
 	}
@@ -127,41 +132,6 @@ func orDash(s string) string {
 		return "-"
 	}
 	return clean(s)
-}
-
-// showCut prints what an operation that took authority away has done. A cut
-// that not every server confirmed is a failure: the record says no already,
-// but somewhere a connection may still be open.
-func (a *app) showCut(did string, r wire.CutResult) error {
-	r.Delegates = some(r.Delegates)
-	if r.DryRun {
-		return a.showDryRun(r)
-	}
-	if err := a.show(r, func(w io.Writer) {
-		fmt.Fprintf(w, "%s %s: epoch %d, %s closed, %.0f ms\n", r.Agent, did, r.Epoch, count(r.Cut, "connection"), r.MS)
-		if len(r.Delegates) > 0 {
-			list := make([]string, len(r.Delegates))
-			for i, d := range r.Delegates {
-				list[i] = d.String()
-			}
-			fmt.Fprintf(w, "what it had lent ended too: %s\n", listed(list))
-		}
-	}); err != nil {
-		return err
-	}
-	return a.confirmed(r, "not every server confirmed the cut")
-}
-
-// confirmed fails where not every server was heard.
-func (a *app) confirmed(r wire.CutResult, what string) error {
-	if r.Confirmed {
-		return nil
-	}
-	if len(r.Unreachable) > 0 {
-		what += "; not reached: " + strings.Join(r.Unreachable, ", ")
-	}
-	fmt.Fprintf(a.stderr, "sealmesh: %s\nhint: run the command again\n", clean(what)) //nolint:errcheck // nowhere left to say it
-	return &said{exitUnavailable}
 }
 
 func count(n int, what string) string {

@@ -20,7 +20,7 @@ import (
 func newAgentAdd(a *app) *cobra.Command {
 	var rights rightsFlags
 	var join joinFlags
-	var kind, heartbeat, readmit string
+	var kind, heartbeat, readmit, sessions string
 	var labels []string
 	var depth int
 	var stock, replace bool
@@ -42,7 +42,7 @@ directory at once and prints no token.`,
 			}
 			n := registry.NewAgent{
 				Agent: id, Kind: registry.Kind(kind), Heartbeat: registry.Heartbeat(heartbeat), Readmit: registry.Readmit(readmit),
-				Stock: stock, Depth: depth, Replace: replace,
+				Sessions: registry.Sessions(sessions), Stock: stock, Depth: depth, Replace: replace,
 			}
 			if n.Rights, err = rights.rights(c); err != nil {
 				return err
@@ -83,6 +83,7 @@ directory at once and prints no token.`,
 	f.StringVar(&kind, "kind", "", "service, person or job (default service)")
 	f.StringVar(&heartbeat, "heartbeat", "", "session, always or none (default session)")
 	f.StringVar(&readmit, "readmit", "", "how it comes back from expired: attestation or manual (default attestation)")
+	f.StringVar(&sessions, "sessions", "", "from how many hosts one instance may be connected: any or single (default any)")
 	f.StringArrayVar(&labels, "label", nil, "name=value; may be given more than once")
 	f.IntVar(&depth, "depth", 0, "how often its rights may be passed on (default 3)")
 	f.BoolVar(&stock, "stock", false, "it connects with a stock NATS client, which cannot rotate by itself")

@@ -9,15 +9,18 @@ import (
 func newAgentResume(a *app) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
-		Use:   "resume ID",
+		Use:   "resume ID[/INSTANCE]",
 		Short: "Bring a suspended or expired agent back",
-		Args:  takes(1, 1, "ID"),
+		Long: `Bring a suspended or expired agent back, and with it those of its instances that
+expired and that only an operator may readmit; with ID/INSTANCE, that one alone.
+How often they expired and came back is forgotten.`,
+		Args: takes(1, 1, "ID[/INSTANCE]"),
 		RunE: func(c *cobra.Command, args []string) error {
-			id, err := agentArg(c, args[0])
+			target, err := targetArg(c, args[0])
 			if err != nil {
 				return err
 			}
-			v, err := operate[wire.AgentView](c.Context(), a, wire.AdminRequest{Op: wire.OpResume, Target: id.String(), Reason: reason})
+			v, err := operate[wire.AgentView](c.Context(), a, wire.AdminRequest{Op: wire.OpResume, Target: target, Reason: reason})
 			if err != nil {
 				return err
 			}

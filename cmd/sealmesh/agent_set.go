@@ -8,7 +8,7 @@ import (
 )
 
 func newAgentSet(a *app) *cobra.Command {
-	var kind, heartbeat, readmit string
+	var kind, heartbeat, readmit, sessions string
 	var labels []string
 	var depth int
 	var stock bool
@@ -22,7 +22,8 @@ What is not named stays. --label names all labels that the agent has from now on
 A lower --depth ends the root tokens that say more, and with them what was lent
 under them. --stock=false closes the agent's connections, which come back for an
 hour at a time. --stock sets --heartbeat none unless it is given too: a stock
-client sends no beats.`,
+client sends no beats. --sessions single closes what other hosts have open of one
+instance than the one that was there first.`,
 		Args: takes(1, 1, "ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := agentArg(c, args[0])
@@ -42,6 +43,10 @@ client sends no beats.`,
 			if given("readmit") {
 				r := registry.Readmit(readmit)
 				s.Readmit = &r
+			}
+			if given("sessions") {
+				n := registry.Sessions(sessions)
+				s.Sessions = &n
 			}
 			if given("stock") {
 				s.Stock = &stock
@@ -63,19 +68,23 @@ client sends no beats.`,
 				s.Labels = &all
 			}
 			if s == (wire.Settings{}) {
-				return usage(c, "name at least one setting: --kind, --heartbeat, --readmit, --label, --depth or --stock")
+				return usage(c, "name at least one setting: --kind, --heartbeat, --readmit, --sessions, --label, --depth or --stock")
 			}
 			v, err := operate[wire.AgentView](c.Context(), a, wire.AdminRequest{Op: wire.OpSet, Target: id.String(), Settings: &s})
 			if err != nil {
 				return err
 			}
-			return a.showAgent(v)
+			if err := a.showAgent(v); err != nil || v.Cut == nil {
+				return err
+			}
+			return a.confirmed(*v.Cut, "it is set, and not every server confirmed that the connections are closed")
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&kind, "kind", "", "service, person or job")
 	f.StringVar(&heartbeat, "heartbeat", "", "session, always or none")
 	f.StringVar(&readmit, "readmit", "", "how it comes back from expired: attestation or manual")
+	f.StringVar(&sessions, "sessions", "", "from how many hosts one instance may be connected: any or single")
 	f.StringArrayVar(&labels, "label", nil, "name=value; may be given more than once, and replaces all labels")
 	f.IntVar(&depth, "depth", 0, "how often its rights may be passed on; 0 is the default, 3")
 	f.BoolVar(&stock, "stock", false, "it connects with a stock NATS client, which cannot rotate by itself")

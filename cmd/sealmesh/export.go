@@ -37,6 +37,7 @@ type exportedAgent struct {
 	Kind        registry.Kind      `json:"kind"`
 	Heartbeat   registry.Heartbeat `json:"heartbeat"`
 	Readmit     registry.Readmit   `json:"readmit"`
+	Sessions    registry.Sessions  `json:"sessions"`
 	Stock       bool               `json:"stock"`
 	Depth       int                `json:"depth"`
 	Call        []capability.Scope `json:"call"`
@@ -142,7 +143,7 @@ func exported(m *meshfile.Mesh, out string) exportDoc {
 	}
 	for _, a := range m.Agents {
 		e := exportedAgent{
-			Agent: a.Agent, Kind: a.Kind, Heartbeat: a.Heartbeat, Readmit: a.Readmit, Stock: a.Stock, Depth: a.Depth,
+			Agent: a.Agent, Kind: a.Kind, Heartbeat: a.Heartbeat, Readmit: a.Readmit, Sessions: a.Sessions, Stock: a.Stock, Depth: a.Depth,
 			Call: some(a.Rights.Call), Handle: some(a.Rights.Handle), Publish: some(a.Rights.Publish), Subscribe: some(a.Rights.Subscribe),
 			MayDelegate: some(a.Rights.MayDelegate), Labels: a.Labels,
 			Plain: wire.PlainView{Publish: some(a.Rights.Plain.Publish), Subscribe: some(a.Rights.Plain.Subscribe)},

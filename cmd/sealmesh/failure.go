@@ -191,7 +191,8 @@ func exitOf(r denial.Reason) int {
 	case denial.AlreadyExists, denial.NotFound, denial.WrongState, denial.QuotaExceeded, denial.TooLarge, denial.Internal:
 		return exitFailed
 	case denial.RegistryUnavailable, denial.ReplayUnavailable, denial.FeedStale, denial.DeadlinePassed,
-		denial.Overloaded, denial.RateLimited, denial.EpochRaced, denial.Conflict, denial.BrokenStream:
+		denial.Overloaded, denial.RateLimited, denial.EpochRaced, denial.Conflict, denial.BrokenStream,
+		denial.Flapping, denial.SessionTaken:
 		return exitUnavailable
 	}
 	return exitDenied

@@ -21,6 +21,7 @@ type initFlags struct {
 	controlListen string
 	controlURL    string
 	hosts         []string
+	servers       []string // of a cluster; init alone has the flag
 }
 
 func (i *initFlags) register(f *pflag.FlagSet) {
@@ -44,12 +45,35 @@ func (i *initFlags) check(c *cobra.Command) error {
 			return usage(c, "--%s %q is not host:port", l.flag, l.value)
 		}
 	}
+	if len(i.servers) > 0 && i.listen != "" {
+		return usage(c, "--listen is of a single server: each of --servers listens on its own port")
+	}
+	if _, err := i.cluster(); err != nil {
+		return usage(c, "--servers: %w", err)
+	}
 	return nil
 }
 
+// cluster reads the servers of a cluster, none where there is one server.
+func (i *initFlags) cluster() ([]meshdir.Server, error) {
+	var out []meshdir.Server
+	for _, text := range i.servers {
+		s, err := meshdir.ParseServer(text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
 func (i *initFlags) make(a *app) (*meshdir.Mesh, error) {
+	servers, err := i.cluster()
+	if err != nil {
+		return nil, err
+	}
 	return meshdir.Init(a.mesh, meshdir.InitOptions{
-		TrustDomain: i.trustDomain, NATSListen: i.listen, NATSURL: i.nats,
+		TrustDomain: i.trustDomain, NATSListen: i.listen, NATSURL: i.nats, Servers: servers,
 		ControlListen: i.controlListen, ControlURL: i.controlURL, Hosts: i.hosts, Now: a.now(),
 	})
 }
@@ -62,6 +86,8 @@ type initDoc struct {
 	NATS        []string `json:"nats"`
 	Control     string   `json:"control"`
 	ServerConf  string   `json:"server_conf"`
+	// Of a cluster, the configurations of all its servers; server_conf is the first.
+	ServerConfs []string `json:"server_confs,omitempty"`
 }
 
 func newInit(a *app) *cobra.Command {
@@ -74,7 +100,12 @@ configuration for a stock nats-server, server certificates, and the agent admin.
 A directory that has anything in it is left alone.
 
 root/ holds the keys that everything rests on. Nothing needs them while the mesh
-runs: move them to a place that is offline.`,
+runs: move them to a place that is offline.
+
+--servers makes a cluster of three or more nats-servers, each with a folder
+below nats/ to be taken to its host. What is stored is kept on three of them.`,
+		Example: `  sealmesh init
+  sealmesh init --servers a=n1.example.org,b=n2.example.org,c=n3.example.org`,
 		Args: takes(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := f.check(c); err != nil {
@@ -95,18 +126,32 @@ runs: move them to a place that is offline.`,
 				Schema: "sealmesh.init/v1", Mesh: a.mesh, TrustDomain: m.Config.TrustDomain, NATS: m.Config.NATS.URLs,
 				Control: m.Config.Control.URL, ServerConf: m.ServerConf(),
 			}
+			if len(f.servers) > 0 {
+				doc.ServerConfs = m.ServerConfs()
+			}
 			return a.show(doc, func(w io.Writer) {
 				fmt.Fprintf(w, "made the mesh %s in %s\n\n", m.Config.TrustDomain, a.mesh)
-				table(w,
-					[]string{"  configuration", filepath.Join(a.mesh, meshdir.ConfigFile)},
-					[]string{"  for nats-server", m.ServerConf()},
+				rows := [][]string{{"  configuration", filepath.Join(a.mesh, meshdir.ConfigFile)}}
+				for i, conf := range m.ServerConfs() {
+					if i == 0 {
+						rows = append(rows, []string{"  for nats-server", conf})
+					} else {
+						rows = append(rows, []string{"", conf})
+					}
+				}
+				table(w, append(rows,
 					[]string{"  administrator", filepath.Join(a.mesh, "agents", adminID)},
 					[]string{"  keep offline", filepath.Join(a.mesh, "root")},
-				)
+				)...)
+				if len(f.servers) > 0 {
+					fmt.Fprintf(w, "\nnext: nats-server -c with its file on each host, and %s\n", a.suggest("server"))
+					return
+				}
 				fmt.Fprintf(w, "\nnext: %s\n  or: nats-server -c %s, and %s\n", a.suggest("up"), m.ServerConf(), a.suggest("server"))
 			})
 		},
 	}
 	f.register(c.Flags())
+	c.Flags().StringSliceVar(&f.servers, "servers", nil, "the nats-servers of a cluster, NAME=HOST[:PORT[:ROUTEPORT]] each (ports 4222 and 2000 above it)")
 	return c
 }

@@ -22,7 +22,8 @@ func newStatus(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s.Servers = some(s.Servers)
+			s.Servers, s.Alarms = some(s.Servers), some(s.Alarms)
+			s.PendingCuts = some(s.PendingCuts)
 			return a.show(s, func(w io.Writer) {
 				table(w,
 					[]string{"agents", tally(s.Agents)},
@@ -31,11 +32,16 @@ func newStatus(a *app) *cobra.Command {
 					[]string{"servers", listed(s.Servers)},
 					[]string{"monitor", clean(fmt.Sprintf("%s, %d watched, %d held", s.Monitor.State, s.Monitor.Watched, s.Monitor.Held))},
 					[]string{"used nonces", replayed(s.Replay)},
+					[]string{"cut connections", boundOf(s)},
 					[]string{"denials", strconv.FormatUint(s.Denials, 10) + " since the control plane started"},
 					[]string{"revision", strconv.FormatUint(s.Revision, 10)},
 					[]string{"version", orDash(s.Version)},
 					[]string{"time", when(&s.Time)},
 				)
+				writeAlarms(w, s.Alarms)
+				writePending(w, s.PendingCuts)
+				writeInsecure(w, s)
+				writeOlder(w, s.OlderRecords)
 			})
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,6 +72,9 @@ func (a *app) openOrMake(c *cobra.Command, f *initFlags) (mesh *meshdir.Mesh, fr
 	}
 	if mesh, err = meshdir.Load(a.mesh); err != nil {
 		return nil, false, err
+	}
+	if n := len(mesh.Config.NATS.Servers); n > 0 {
+		return nil, false, &hinted{fmt.Errorf("the mesh in %s has %d nats-servers, each of which runs for itself", a.mesh, n), "run nats-server -c with its file in " + filepath.Join(a.mesh, "nats") + " on each host, and " + a.suggest("server")}
 	}
 	return mesh, false, checkFree(addresses(f, mesh))
 }

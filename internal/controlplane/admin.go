@@ -34,6 +34,8 @@ func (p *Plane) admin(ctx context.Context, by agentid.ID, req wire.AdminRequest)
 		return p.topics(ctx, by, req)
 	case wire.OpLint:
 		return p.lint(ctx)
+	case wire.OpMonitor:
+		return p.operateMonitor(ctx, by, req)
 	case wire.OpEnd:
 		return p.end(ctx, req)
 	}
@@ -42,10 +44,19 @@ func (p *Plane) admin(ctx context.Context, by agentid.ID, req wire.AdminRequest)
 		return nil, denial.New(denial.BadInput, "%w", err)
 	}
 	result, err := p.operate(ctx, by, id, inst, req)
-	if req.Op != wire.OpShow && req.Op != wire.OpDelegated && !req.DryRun {
+	if !looks(req.Op) && !req.DryRun {
 		p.change(by, id, inst, string(req.Op), req.Reason, err)
 	}
 	return result, err
+}
+
+// looks reports whether an operation on an agent changes nothing.
+func looks(op wire.Op) bool {
+	switch op {
+	case wire.OpShow, wire.OpDelegated, wire.OpBlast, wire.OpSince:
+		return true
+	}
+	return false
 }
 
 func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Instance, req wire.AdminRequest) (any, error) {
@@ -53,7 +64,7 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 	if id.Reserved() && req.Op != wire.OpShow {
 		return nil, denial.New(denial.ReservedName, "%q belongs to the mesh itself", id)
 	}
-	if !inst.IsZero() && req.Op != wire.OpRevoke {
+	if !inst.IsZero() && req.Op != wire.OpRevoke && req.Op != wire.OpResume && req.Op != wire.OpSince {
 		return nil, denial.New(denial.BadInput, "%s works on an agent, not on one instance", req.Op)
 	}
 	if err := p.governable(ctx, by, id, inst, req); err != nil {
@@ -65,6 +76,10 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 	switch req.Op {
 	case wire.OpDelegated:
 		return p.delegated(ctx, id)
+	case wire.OpBlast:
+		return p.blast(ctx, id)
+	case wire.OpSince:
+		return p.since(ctx, id, inst, req.Since)
 	case wire.OpShow:
 		a, err := p.store.Agent(ctx, id)
 		if err != nil {
@@ -86,11 +101,7 @@ func (p *Plane) operate(ctx context.Context, by, id agentid.ID, inst agentid.Ins
 	case wire.OpSuspend:
 		return p.cutAfter(ctx, id, start, func() (*registry.Agent, error) { return p.store.Suspend(ctx, id, by.String(), req.Reason) })
 	case wire.OpResume:
-		a, err := p.store.Resume(ctx, id, by.String(), req.Reason)
-		if err != nil {
-			return nil, err
-		}
-		return p.view(ctx, a)
+		return p.resume(ctx, by, id, inst, req.Reason)
 	case wire.OpRevoke:
 		return p.cutAfter(ctx, id, start, func() (*registry.Agent, error) {
 			if inst.IsZero() {
@@ -114,7 +125,7 @@ func (p *Plane) cutAfter(ctx context.Context, id agentid.ID, start time.Time, ch
 	if err != nil {
 		return nil, err
 	}
-	return cutResult(a, r, start), nil
+	return p.cutResult(a, r, start), nil
 }
 
 func (p *Plane) add(ctx context.Context, by agentid.ID, req wire.AdminRequest) (any, error) {
@@ -188,8 +199,7 @@ func (p *Plane) list(ctx context.Context, after agentid.ID) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	everySession, err := p.store.Sessions(ctx, agentid.ID{})
-	if err != nil {
+	if err := p.sessions.catchUp(ctx); err != nil {
 		return nil, err
 	}
 	held, err := p.store.AllHeld(ctx)
@@ -200,7 +210,7 @@ func (p *Plane) list(ctx context.Context, after agentid.ID) (any, error) {
 	for _, i := range everyInstance {
 		instances[i.Agent] = append(instances[i.Agent], i)
 	}
-	for _, s := range everySession {
+	for _, s := range p.sessions.all() {
 		sessions[s.Agent] = append(sessions[s.Agent], s)
 	}
 	out := wire.AgentList{Schema: wire.AgentsSchema, Agents: []wire.AgentView{}}
@@ -246,7 +256,7 @@ func (p *Plane) view(ctx context.Context, a *registry.Agent) (wire.AgentView, er
 func (p *Plane) viewOf(ctx context.Context, a *registry.Agent, instances []*registry.Instance, sessions []registry.Session, held []string) wire.AgentView {
 	v := wire.AgentView{
 		Schema: wire.AgentSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Kind: a.AgentKind,
-		Heartbeat: a.Heartbeat, Readmit: a.Readmit, Stock: a.Stock, Depth: a.Depth,
+		Heartbeat: a.Heartbeat, Readmit: a.Readmit, Sessions: cmp.Or(a.Sessions, registry.SessionsAny), Stock: a.Stock, Depth: a.Depth,
 		Call: list(a.Rights.Call), Handle: list(a.Rights.Handle), Publish: list(a.Rights.Publish), Subscribe: list(a.Rights.Subscribe),
 		MayDelegate: list(a.Rights.MayDelegate), Plain: wire.PlainView{Publish: list(a.Rights.Plain.Publish), Subscribe: list(a.Rights.Plain.Subscribe)}, Durables: list(a.Durables), Labels: a.Labels, Instances: []wire.InstanceView{}, Delegated: []wire.DelegatedView{},
 		Changed: wire.ChangeView{At: time.Unix(a.Changed.At, 0).UTC(), By: a.Changed.By, Reason: a.Changed.Reason},
@@ -269,13 +279,14 @@ func (p *Plane) viewOf(ctx context.Context, a *registry.Agent, instances []*regi
 				iv.Server, iv.Host = s.ServerID, s.Host
 			}
 		}
-		if seen, ok := p.monitor.Seen(a.Agent, i.Instance); ok {
+		if seen, ok := p.lastSeen(a.Agent, i.Instance); ok {
 			iv.Client = seen.Client
 			if !seen.LastBeat.IsZero() {
 				t := seen.LastBeat.UTC()
 				iv.LastBeat = &t
 			}
 		}
+		p.addStanding(&iv, i)
 		v.Instances = append(v.Instances, iv)
 	}
 	slices.SortFunc(v.Instances, func(a, b wire.InstanceView) int { return cmp.Compare(a.Instance.String(), b.Instance.String()) })
@@ -308,13 +319,12 @@ func (p *Plane) status(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	sessions, err := p.store.Sessions(ctx, agentid.ID{})
-	if err != nil {
+	if err := p.sessions.catchUp(ctx); err != nil {
 		return nil, err
 	}
 	s := wire.MeshStatus{
 		Schema: wire.StatusSchema, Time: p.clock().UTC(), Agents: map[registry.Status]int{}, Instances: map[registry.State]int{},
-		Sessions: len(sessions), Denials: p.denials.Load(), Version: version(),
+		Sessions: len(p.sessions.all()), Denials: p.denials.Load(), Version: version(),
 	}
 	for _, a := range agents {
 		if a.Agent != agentid.Control {
@@ -331,11 +341,11 @@ func (p *Plane) status(ctx context.Context) (any, error) {
 		s.Servers = append(s.Servers, id)
 	}
 	slices.Sort(s.Servers)
+	s.Alarms = p.cloneAlarms(instances)
 	s.Replay = p.replay.view()
-	m := p.monitor.Status()
-	s.Monitor = wire.MonitorView{State: m.State, Watched: m.Watched}
-	if m.Held != nil {
-		s.Monitor.Held = m.Held.WouldExpire
-	}
+	s.PendingCuts, s.Unlisted = p.cutting.pendingCuts(), p.arrivals.unlisted.Load()
+	s.RevocationBoundMS, s.Insecure = p.revocationBound().Milliseconds(), p.cfg.Mesh.Config.Insecure()
+	s.OlderRecords = p.olderRecords()
+	s.Monitor = p.monitorSummary(ctx)
 	return s, nil
 }

@@ -28,8 +28,8 @@ func (a *admitter) Admit(ctx context.Context, id agentid.ID, key string, present
 	if err != nil {
 		return authcallout.Admission{}, err
 	}
-	if err := agent.Status.Standing(); err != nil && agent.Status != registry.Expired {
-		return authcallout.Admission{}, denial.New(denial.Of(err), "agent %q is %s", id, agent.Status)
+	if err := agent.Admissible(); err != nil {
+		return authcallout.Admission{}, err
 	}
 	record, err := p.store.Instance(ctx, id, inst)
 	if err != nil {
@@ -66,7 +66,7 @@ func (a *admitter) Admit(ctx context.Context, id agentid.ID, key string, present
 		Epoch: envelope.Epoch{Agent: agent.Epoch, Instance: record.Epoch}.String(),
 		Plain: authcallout.Plain(agent.Rights.Plain), Footing: agent.Footing(),
 	}
-	if agent.Stock {
+	if agent.Stock && p.sys != nil { // where nobody can end it, no session is long
 		out.Session = authcallout.SessionStock
 	}
 	return out, nil
@@ -135,14 +135,11 @@ func (a *admitter) Open(ctx context.Context, s authcallout.Session) error {
 	if err != nil {
 		return err
 	}
-	if err := p.store.PutSession(ctx, registry.Session{
-		Agent: s.Agent, Instance: s.Instance, AgentEpoch: e.Agent, Epoch: e.Instance,
-		ServerID: s.ServerID, ClientID: s.ClientID, Host: s.Host, UserKey: s.UserKey,
-		Issued: s.Issued, Expires: s.Expires, Chains: s.Chains, Via: s.Via, Footing: s.Footing, Certificate: s.Certificate,
-	}); err != nil {
+	session := sessionOf(s, e)
+	if err := p.store.PutSession(ctx, session); err != nil {
 		return err
 	}
-	p.servers.add(s.ServerID)
+	p.metServer(s.ServerID, "")
 	agent, err := p.store.Agent(ctx, s.Agent)
 	if err != nil {
 		return err
@@ -155,7 +152,23 @@ func (a *admitter) Open(ctx context.Context, s authcallout.Session) error {
 	if agent.Status != registry.Active || record.State != registry.Online || now != e {
 		return denial.New(denial.EpochRaced, "%s/%s is %s and %s in epoch %s, admitted in %s", s.Agent, s.Instance, agent.Status, record.State, now, e)
 	}
-	return a.recheck(ctx, s.Chains)
+	if err := a.recheck(ctx, s.Chains); err != nil {
+		return err
+	}
+	if err := p.takePlace(ctx, agent, session); err != nil {
+		return err
+	}
+	p.clones.admitted(nameOf(s.Agent, s.Instance), hostOf(s.Host))
+	return nil
+}
+
+// sessionOf is what the registry lists of a session.
+func sessionOf(s authcallout.Session, e envelope.Epoch) registry.Session {
+	return registry.Session{
+		Agent: s.Agent, Instance: s.Instance, AgentEpoch: e.Agent, Epoch: e.Instance,
+		ServerID: s.ServerID, ClientID: s.ClientID, Host: s.Host, UserKey: s.UserKey,
+		Issued: s.Issued, Expires: s.Expires, Chains: s.Chains, Via: s.Via, Footing: s.Footing, Certificate: s.Certificate,
+	}
 }
 
 // recheck verifies that every chain of a session still stands.

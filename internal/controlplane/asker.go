@@ -65,9 +65,7 @@ func spare(ctx context.Context, list []target, r *cutReport) []target {
 				a.plane.wg.Go(a.notForLong)
 			}
 			a.kept[t.connection] = t
-			r.mu.Lock()
-			r.cut++
-			r.mu.Unlock()
+			r.spare(t.connection)
 		default:
 			now = append(now, t)
 		}
@@ -114,9 +112,10 @@ func (a *asker) close() {
 	// Also while the control plane ends: it waits for those who are at work.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.plane.ctx), cutTimeout)
 	defer cancel()
-	r := &cutReport{unreachable: map[string]bool{}}
+	r := newReport()
 	a.plane.closeAll(ctx, list, r)
-	if len(r.unreachable) > 0 {
-		a.plane.cutSoon(a.agent)
+	a.plane.unlistAll(ctx, r)
+	if len(r.unreachable()) > 0 {
+		a.plane.unfinished(a.agent, r)
 	}
 }

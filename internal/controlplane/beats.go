@@ -3,90 +3,82 @@ package controlplane
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/audit"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/heartbeat"
-	"github.com/sealmesh/sealmesh/internal/gate"
-	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
-// startMonitor watches the beats of all instances. They are taken from a plain
-// subscription, not from the stream, which keeps the last message of a subject
-// whatever it is: a subscriber gets every beat, and drops what is not signed.
-func (p *Plane) startMonitor() error {
+// staggers is the share of an interval by which a replica waits longer than the
+// others at most: with beats every 30 s three quarters of a second.
+const staggers = 40
+
+// startMonitor watches the beats of all instances.
+func (p *Plane) startMonitor(ctx context.Context, service nkeys.KeyPair) error {
 	c := p.cfg.Mesh.Config.Heartbeat
+	prompt := make(chan struct{}, 1)
+	if err := p.startBrakes(service); err != nil {
+		return err
+	}
 	var err error
 	p.monitor, err = heartbeat.NewMonitor(heartbeat.Config{
 		Registry: verdicts{p}, Clock: p.clock, Interval: time.Duration(c.Interval), Timeout: time.Duration(c.Timeout),
-		Share: c.MassExpiryShare, Log: p.log,
+		Share: c.MassExpiryShare, Stagger: time.Duration(c.Interval) / staggers, Log: p.log,
+		Probe: func() {
+			select {
+			case prompt <- struct{}{}:
+			default:
+			}
+		},
+		Alarm: func(a heartbeat.Alarm) {
+			if a.Kind == heartbeat.AlarmMassExpiry {
+				p.tellHold(a)
+			}
+		},
 	})
 	if err != nil {
 		return err
 	}
 	p.canary = heartbeat.NewCanary(p.monitor)
-	if _, err := p.ctrl.Subscribe(p.space.BeatFilter(), p.onBeat); err != nil {
-		return fmt.Errorf("controlplane: %w", err)
+	if err := p.listenForBeats(ctx, service); err != nil {
+		return err
 	}
 	p.wg.Go(p.watch)
 	p.pulse, err = heartbeat.NewSender(heartbeat.SenderConfig{
 		Agent: agentid.Control, Instance: agentid.InstanceOf(p.speaker.Key.PublicKey()), Epoch: p.epoch.Load().String(),
-		Client: "control", Interval: time.Duration(c.Interval), Send: p.canary.Wrap(p.sendBeat), Log: p.log,
+		Client: "control", Interval: time.Duration(c.Interval), Prompt: prompt, Send: p.canary.Wrap(p.sendBeat), Log: p.log,
 	})
-	return err
-}
-
-func (p *Plane) sendBeat(_ context.Context, b heartbeat.Beat) error {
-	data, err := b.Encode()
 	if err != nil {
 		return err
 	}
-	msg, _, _, err := p.speaker.Message(p.space.Beat(b.Agent, b.Instance), envelope.Fields{}, nil, data, nil)
-	if err != nil {
-		return err
-	}
-	return p.ctrl.PublishMsg(msg)
+	return p.shareBrakes()
 }
 
-// gap says that beats and documents of the feed may have been missed on this
-// side.
+// gap says that documents of the feed may have been missed on this side, and
+// words of other replicas.
 func (p *Plane) gap() {
 	if p.started.Load() {
 		p.monitor.Gap()
-		p.gate.Peers().Gap()
-		p.replay.soon()
+		p.missed()
 	}
 }
 
-func (p *Plane) onBeat(msg *nats.Msg) {
-	received := p.clock()
-	ctx, cancel := context.WithTimeout(p.ctx, admitTimeout)
-	defer cancel()
-	v, err := p.gate.Admit(ctx, envelope.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data, Reply: msg.Reply}, gate.Want{Class: subject.Beat})
-	var b heartbeat.Beat
-	if err == nil {
-		b, err = heartbeat.Decode(v.Data())
-	}
-	if err != nil {
-		p.refusedMessage(audit.Beat, "", msg, err)
-		return
-	}
-	f := v.Fields()
-	if f.From == agentid.Control {
-		p.canary.Returned(b)
-		return
-	}
-	if err := p.monitor.Observe(f.From, v.Instance(), b, received); err != nil {
-		p.log.Debug().Err(err).Str("agent", f.From.String()).Msg("beat not counted")
+// missed says that documents of the feed may have been missed because something
+// on this connection was too slow. Beats have a connection of their own: whoever
+// asks so much that he is not heard must not put off every judgement by it.
+func (p *Plane) missed() {
+	if p.started.Load() {
+		p.gate.Peers().Gap()
+		p.replay.soon()
 	}
 }
 
@@ -95,7 +87,9 @@ func (p *Plane) onBeat(msg *nats.Msg) {
 func (p *Plane) watch() {
 	for p.ctx.Err() == nil {
 		w := watcher{p: p, agents: map[agentid.ID]*registry.Agent{}, instances: map[agentid.ID]map[agentid.Instance]*registry.Instance{}}
-		err := p.store.Watch(p.ctx, w.event)
+		ctx, done := p.older.watching(p.ctx)
+		err := p.store.Watch(ctx, w.event)
+		done()
 		if p.ctx.Err() != nil {
 			return
 		}
@@ -115,11 +109,16 @@ type watcher struct {
 
 func (w *watcher) event(e registry.Event) error {
 	switch {
+	case e.Older != "":
+		w.p.checkSoon(e.Older)
 	case e.Agent != nil:
 		old := w.agents[e.Agent.Agent]
 		w.agents[e.Agent.Agent] = e.Agent
 		w.p.epochs.note(e.Agent, e.Current)
 		cut := old != nil && e.Agent.Epoch > old.Epoch
+		if cut {
+			w.p.cutting.tell(e.Agent)
+		}
 		shrank := cut || old != nil && voidedMore(old, e.Agent)
 		if e.Current && shrank && !w.p.cutting.busy(e.Agent.Agent, e.Agent.Revision) {
 			if cut && e.Agent.Changed.By != e.Agent.Agent.String() {
@@ -132,6 +131,9 @@ func (w *watcher) event(e registry.Event) error {
 			w.p.durables.changed(e.Agent)
 		}
 		w.always(old, e.Agent)
+		if e.Agent.Status == registry.Expired {
+			w.elsewhere(e.Agent.Agent, agentid.Instance{}, envelope.Epoch{Agent: e.Agent.Epoch}.String())
+		}
 		for _, i := range w.instances[e.Agent.Agent] {
 			w.observe(i)
 		}
@@ -163,6 +165,7 @@ func (w *watcher) event(e registry.Event) error {
 			instances[id] = maps.Clone(all)
 		}
 		w.p.wg.Go(func() { w.p.lookThrough(agents, instances) })
+		w.p.recallBeats(instances)
 		w.p.durables.soon(everybody)
 	}
 	return nil
@@ -205,6 +208,9 @@ func (w *watcher) observe(i *registry.Instance) {
 		w.p.monitor.Forget(i.Agent, i.Instance)
 		return
 	}
+	if i.State == registry.InstanceExpired {
+		w.elsewhere(i.Agent, i.Instance, epochText(a, i))
+	}
 	if i.State != registry.Online || a.Status != registry.Active {
 		return
 	}
@@ -214,6 +220,13 @@ func (w *watcher) observe(i *registry.Instance) {
 	}
 	if err != nil {
 		w.p.log.Debug().Err(err).Str("agent", i.Agent.String()).Msg("instance is not watched")
+	}
+}
+
+// elsewhere tells the monitor that another replica was the first to judge.
+func (w *watcher) elsewhere(id agentid.ID, inst agentid.Instance, epoch string) {
+	if err := w.p.monitor.Expired(id, inst, epoch); err != nil {
+		w.p.log.Debug().Err(err).Str("agent", id.String()).Msg("expiry of another replica not noted")
 	}
 }
 
@@ -255,16 +268,16 @@ func (p *Plane) change(by, id agentid.ID, inst agentid.Instance, what, reason st
 	if err != nil {
 		rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), denial.Detail(err)
 	}
-	audit.Write(&p.log, rec)
+	p.audited(rec)
 }
 
 func (p *Plane) refusedMessage(kind audit.Kind, scope string, msg *nats.Msg, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
-	rec := audit.Record{Kind: kind, Verdict: audit.Refused, Reason: denial.Of(err), Detail: denial.Detail(err), Scope: scope, Size: len(msg.Data)}
+	rec := audit.Record{Kind: kind, Verdict: audit.Refused, Peer: agentid.Control, Reason: denial.Of(err), Detail: denial.Detail(err), Scope: scope, Size: len(msg.Data)}
 	if s, e := p.space.Parse(msg.Subject); e == nil {
 		rec.Sender, rec.Subject = s.Sender, msg.Subject
 	}
-	audit.Write(&p.log, rec)
+	p.audited(rec)
 }

@@ -165,7 +165,7 @@ func (p *Plane) serve(class subject.Class, msg *nats.Msg) {
 	if err != nil {
 		rec.Verdict, rec.Reason, rec.Detail = audit.Failed, denial.Of(err), denial.Detail(err)
 	}
-	audit.Write(&p.log, rec)
+	p.audited(rec)
 }
 
 // current refuses what the gate could not know of yet: whoever was cut a moment

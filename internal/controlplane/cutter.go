@@ -9,18 +9,17 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
 const (
 	cutTimeout = 10 * time.Second
-	// cutsAtOnce bounds the cuts that nobody waits for, each of which reads the
-	// sessions of everybody.
-	cutsAtOnce = 4
+	// cutsAtOnce bounds the cuts that nobody waits for, each of which asks every
+	// server.
+	cutsAtOnce = 8
 	// cutAgain is the pause before a cut that was not complete is repeated; it
 	// doubles up to cutAgainMost.
 	cutAgain     = time.Second
@@ -34,6 +33,7 @@ type cutting struct {
 	mu      sync.Mutex
 	agents  map[agentid.ID]*operation
 	queued  map[agentid.ID]bool // true: changed again since its cut began
+	pending map[agentid.ID]wire.PendingCut
 	later   map[agentid.ID]bool // to be cut in a moment
 	slots   chan struct{}
 	patient chan struct{} // for those who wait for others to leave
@@ -42,12 +42,17 @@ type cutting struct {
 // operation is what goes on with one agent.
 type operation struct {
 	running int
-	seen    uint64 // highest revision that the watcher left to it
+	seen    uint64               // highest revision that the watcher left to it
+	records chan *registry.Agent // that the watcher saw meanwhile
 }
+
+// recordsWaiting is how many records wait for an operation; what does not fit is
+// seen by the cut that ends it.
+const recordsWaiting = 4
 
 func newCutting() *cutting {
 	return &cutting{
-		agents: map[agentid.ID]*operation{}, queued: map[agentid.ID]bool{}, later: map[agentid.ID]bool{},
+		agents: map[agentid.ID]*operation{}, queued: map[agentid.ID]bool{}, later: map[agentid.ID]bool{}, pending: map[agentid.ID]wire.PendingCut{},
 		slots: make(chan struct{}, cutsAtOnce), patient: make(chan struct{}, patientMost),
 	}
 }
@@ -55,16 +60,16 @@ func newCutting() *cutting {
 // begin says that an operation is about to change an agent and to cut it. end
 // takes the revision that the cut saw, zero where there was none, and reports
 // whether the watcher has seen a newer one, which is then still to be cut.
-func (c *cutting) begin(id agentid.ID) (end func(revision uint64) (missed bool)) {
+func (c *cutting) begin(id agentid.ID) (op *operation, end func(revision uint64) (missed bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	op := c.agents[id]
+	op = c.agents[id]
 	if op == nil {
-		op = &operation{}
+		op = &operation{records: make(chan *registry.Agent, recordsWaiting)}
 		c.agents[id] = op
 	}
 	op.running++
-	return func(revision uint64) bool {
+	return op, func(revision uint64) bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if op.running--; op.running == 0 {
@@ -83,6 +88,60 @@ func (c *cutting) busy(id agentid.ID, revision uint64) bool {
 		op.seen = max(op.seen, revision)
 	}
 	return op != nil
+}
+
+// tell hands a record to the operation that is changing it, if there is one.
+func (c *cutting) tell(a *registry.Agent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if op := c.agents[a.Agent]; op != nil {
+		select {
+		case op.records <- a:
+		default:
+		}
+	}
+}
+
+// unfinished has a cut tried again until it is confirmed, and seen until then.
+func (p *Plane) unfinished(id agentid.ID, r *cutReport) {
+	p.stillPending(id, r)
+	p.cutSoon(id)
+}
+
+func (p *Plane) stillPending(id agentid.ID, r *cutReport) {
+	c := p.cutting
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w, known := c.pending[id]
+	if !known {
+		w = wire.PendingCut{Agent: id, Since: p.clock().UTC()}
+	}
+	w.Unreachable, w.Bound = list(r.unreachable()), nil
+	if p.sys == nil {
+		w.Bound = p.bound(r)
+	}
+	c.pending[id] = w
+}
+
+// confirmed forgets that a cut is pending.
+func (p *Plane) confirmed(id agentid.ID) {
+	c := p.cutting
+	c.mu.Lock()
+	w, known := c.pending[id]
+	delete(c.pending, id)
+	c.mu.Unlock()
+	if known {
+		p.log.Info().Str("agent", id.String()).Dur("after", p.clock().Sub(w.Since)).Msg("a cut that was pending is complete")
+	}
+}
+
+// pendingCuts lists the cuts of this replica that were not confirmed, by agent.
+func (c *cutting) pendingCuts() []wire.PendingCut {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := slices.Collect(maps.Values(c.pending))
+	slices.SortFunc(out, func(a, b wire.PendingCut) int { return byName(a.Agent, b.Agent) })
+	return list(out)
 }
 
 // cutSoon cuts an agent beside everything else, and does not give up before
@@ -127,9 +186,21 @@ func (p *Plane) cutUntilDone(id agentid.ID) {
 		select {
 		case <-p.ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(p.againIn(id, pause)):
 		}
 	}
+}
+
+// againIn is when to try a cut again that was not complete: where nobody can do
+// more than wait, not before it is over.
+func (p *Plane) againIn(id agentid.ID, pause time.Duration) time.Duration {
+	c := p.cutting
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w := c.pending[id]; w.Bound != nil {
+		return min(max(w.Bound.Sub(p.clock()), cutAgain), cutAgainMost)
+	}
+	return pause
 }
 
 // cutAndLog is the cut that nobody waits for. It reports whether it is complete.
@@ -137,109 +208,80 @@ func (p *Plane) cutAndLog(id agentid.ID) bool {
 	ctx, cancel := context.WithTimeout(p.ctx, cutTimeout)
 	defer cancel()
 	r, err := p.cut(ctx, id)
+	n := r.cut()
 	switch {
-	case p.ctx.Err() != nil || denial.Of(err) == denial.UnlistedAgent:
+	case p.ctx.Err() != nil:
+		return true
+	case denial.Of(err) == denial.UnlistedAgent:
+		p.confirmed(id)
 		return true
 	case err != nil:
-		p.log.Error().Err(err).Str("agent", id.String()).Int("cut", r.cut).Msg("connections could not be cut")
+		p.log.Error().Err(err).Str("agent", id.String()).Int("cut", n).Msg("connections could not be cut")
+	case n > 0 || len(r.unreachable()) > 0:
+		p.log.Info().Str("agent", id.String()).Int("cut", n).Strs("unreachable", r.unreachable()).Msg("connections cut")
+	}
+	if !r.over(p.sys == nil) {
+		p.stillPending(id, r)
 		return false
-	case r.cut > 0 || len(r.unreachable) > 0:
-		p.log.Info().Str("agent", id.String()).Int("cut", r.cut).Strs("unreachable", r.servers()).Msg("connections cut")
 	}
-	return len(r.unreachable) == 0
-}
-
-// lookThrough finds, once through all sessions and connections, who is connected
-// without being entitled to it, and has him cut: what was cut while nobody
-// watched, or was left half done by a replica that died.
-func (p *Plane) lookThrough(agents map[agentid.ID]*registry.Agent, instances map[agentid.ID]map[agentid.Instance]*registry.Instance) {
-	for pause := cutAgain; ; pause = min(2*pause, cutAgainMost) {
-		suspects, err := p.suspects(agents, instances)
-		for id := range suspects {
-			p.cutSoon(id)
-		}
-		if err == nil || p.ctx.Err() != nil {
-			return
-		}
-		p.log.Error().Err(err).Msg("sessions could not be looked through")
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-	}
-}
-
-func (p *Plane) suspects(agents map[agentid.ID]*registry.Agent, instances map[agentid.ID]map[agentid.Instance]*registry.Instance) (map[agentid.ID]bool, error) {
-	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
-	defer cancel()
-	out := map[agentid.ID]bool{}
-	r := &cutReport{unreachable: map[string]bool{}}
-	found, err := p.connections(ctx, agentid.ID{}, r)
-	if err != nil {
-		return out, err
-	}
-	// Read after the servers were asked: whoever is connected was listed before.
-	sessions, err := p.store.Sessions(ctx, agentid.ID{})
-	if err != nil {
-		return out, err
-	}
-	listed := map[connection]bool{}
-	chains := map[string]error{}
-	for _, s := range sessions {
-		listed[connection{s.ServerID, s.ClientID}] = true
-		if !stands(&s, agents[s.Agent], instances[s.Agent][s.Instance]) {
-			out[s.Agent] = true
-		}
-		for _, digest := range s.Chains {
-			if len(s.Via) == 0 {
-				break // its own root tokens: they end with an epoch
-			}
-			if _, seen := chains[digest]; !seen {
-				chains[digest] = (&admitter{p}).recheck(ctx, []string{digest})
-			}
-			if err := chains[digest]; err != nil && denial.Of(err) == "" {
-				return out, err
-			} else if err != nil {
-				for _, id := range s.Via {
-					out[id] = true // whoever of them ended it takes the session along
-				}
-			}
-		}
-	}
-	for _, c := range found {
-		if !listed[c.connection] {
-			out[c.agent] = true
-		}
-	}
-	return out, nil
+	p.confirmed(id)
+	return true
 }
 
 // changeAndCut changes an agent and cuts it. Whatever of that fails, the watcher was
 // told to leave the agent alone, so what is not cut here is cut soon: a record
-// may be written although the change failed.
+// may be written although the change failed. Where the record is written, what is
+// wrong with the cut stands in its report and is no error.
 func (p *Plane) changeAndCut(ctx context.Context, id agentid.ID, change func() (*registry.Agent, error)) (*registry.Agent, *cutReport, error) {
 	return p.changeAndCutAs(ctx, id, atOnce, change)
 }
 
-func (p *Plane) changeAndCutAs(ctx context.Context, id agentid.ID, how manner, change func() (*registry.Agent, error)) (a *registry.Agent, r *cutReport, err error) {
-	done := p.cutting.begin(id)
+func (p *Plane) changeAndCutAs(ctx context.Context, id agentid.ID, how manner, change func() (*registry.Agent, error)) (a *registry.Agent, _ *cutReport, err error) {
+	op, done := p.cutting.begin(id)
+	r := newReport()
 	defer func() {
-		revision := uint64(0)
-		if r != nil {
-			revision = r.revision
-		}
-		if done(revision) || err != nil && !changedNothing(err) || r != nil && len(r.unreachable) > 0 {
+		missed := done(r.revision)
+		switch {
+		case a != nil && !r.complete():
+			p.unfinished(id, r)
+		case missed || err != nil && !changedNothing(err):
 			p.cutSoon(id)
 		}
 	}()
-	if a, err = change(); err != nil {
+	// A change may go on when its record is written: with the record of each
+	// instance, one by one.
+	stop := p.strikeEarly(ctx, op, r)
+	a, err = change()
+	stop()
+	if err != nil {
 		return nil, nil, err
 	}
-	changed := time.Now()
-	r, err = p.cutAs(ctx, id, how)
-	r.changed = changed
-	return a, r, err
+	r.changed = time.Now()
+	if err := p.cutBy(ctx, a, how, r); err != nil {
+		p.log.Error().Err(err).Str("agent", id.String()).Int("cut", r.cut()).Msg("cut is not confirmed")
+	}
+	return a, r, nil
+}
+
+// strikeEarly closes what memory knows of the agent's connections as soon as the
+// watcher sees its record, until stop is called.
+func (p *Plane) strikeEarly(ctx context.Context, op *operation, r *cutReport) (stop func()) {
+	over := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case a := <-op.records:
+				p.strike(ctx, a, r)
+			case <-over:
+				return
+			}
+		}
+	})
+	return func() {
+		close(over)
+		wg.Wait()
+	}
 }
 
 // changedNothing reports whether a change was refused before it wrote anything.
@@ -266,17 +308,9 @@ func newEnded() *ended {
 }
 
 // onDisconnect hears of connections that ended.
-func (p *Plane) onDisconnect(m *nats.Msg) {
-	var e struct {
-		Server struct {
-			ID string `json:"id"`
-		} `json:"server"`
-		Client struct {
-			ID   uint64 `json:"id"`
-			User string `json:"user"`
-		} `json:"client"`
-	}
-	if json.Unmarshal(m.Data, &e) != nil {
+func (p *Plane) onDisconnect(data []byte) {
+	var e event
+	if json.Unmarshal(data, &e) != nil {
 		return
 	}
 	if id, err := agentid.Parse(e.Client.User); err == nil {
@@ -333,17 +367,32 @@ func (p *Plane) tidy() {
 func (p *Plane) forget(id agentid.ID, gone map[connection]bool) {
 	ctx, cancel := context.WithTimeout(p.ctx, cutTimeout)
 	defer cancel()
-	sessions, err := p.store.Sessions(ctx, id)
-	if err != nil {
-		p.log.Debug().Err(err).Msg("sessions cannot be read")
-		return
+	var over []registry.Session
+	unknown := false
+	for c := range gone {
+		if s := p.sessions.at(c); s != nil {
+			over = append(over, *s)
+		} else {
+			unknown = true
+		}
 	}
-	for _, s := range sessions {
-		if gone[connection{s.ServerID, s.ClientID}] {
-			if err := p.store.DropSession(ctx, s); err != nil {
-				p.log.Debug().Err(err).Msg("session stays listed")
+	if unknown {
+		// Forgotten already, or so short that memory has not heard of it.
+		sessions, err := p.store.Sessions(ctx, id)
+		if err != nil {
+			p.log.Debug().Err(err).Msg("sessions cannot be read")
+		}
+		for _, s := range sessions {
+			if c := connectionOf(&s); gone[c] && !slices.ContainsFunc(over, func(o registry.Session) bool { return connectionOf(&o) == c }) {
+				over = append(over, s)
 			}
 		}
+	}
+	for _, s := range over {
+		p.absences.ended(&s, p.clock())
+	}
+	for _, err := range each(ctx, over, p.store.DropSession) {
+		p.log.Debug().Err(err).Msg("session stays listed")
 	}
 }
 

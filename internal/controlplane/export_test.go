@@ -3,7 +3,9 @@ package controlplane
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -49,9 +51,44 @@ func (p *Plane) Kick(ctx context.Context, server string, client uint64) (bool, e
 
 // Connections counts what the servers list of an agent.
 func (p *Plane) Connections(ctx context.Context, id agentid.ID) (n int, unreachable []string, err error) {
-	r := &cutReport{unreachable: map[string]bool{}}
-	list, err := p.connections(ctx, id, r)
-	return len(list), r.servers(), err
+	c, err := p.connections(ctx, id)
+	return len(c.found), slices.Sorted(maps.Keys(c.silent)), err
+}
+
+// HoldSessions holds the watch of the sessions back until release is called.
+func (p *Plane) HoldSessions() (release func()) {
+	p.sessions.pause.Lock()
+	return p.sessions.pause.Unlock
+}
+
+// LoseSessions is what happens where the watch of the sessions missed something.
+func (p *Plane) LoseSessions() {
+	p.sessions.mu.Lock()
+	defer p.sessions.mu.Unlock()
+	p.sessions.clear()
+	p.sessions.unsure = true
+}
+
+// KnownSessions counts what the plane knows of an agent's sessions without asking.
+func (p *Plane) KnownSessions(id agentid.ID) int { return len(p.sessions.of(id)) }
+
+// MeetServer is what happens where a server is heard of, and MissServer where it was
+// not for long.
+func (p *Plane) MeetServer(id, name string) { p.servers.add(id, name) }
+
+func (p *Plane) MissServer(id string) {
+	p.servers.mu.Lock()
+	defer p.servers.mu.Unlock()
+	delete(p.servers.heard, id)
+}
+
+// Repair compares sessions and connections; what was opened longer ago than settled
+// should be there.
+func (p *Plane) Repair(ctx context.Context, settled, away time.Duration) error {
+	p.repairs.mu.Lock()
+	p.repairs.settled, p.repairs.awayLong = settled, away
+	p.repairs.mu.Unlock()
+	return p.repair(ctx)
 }
 
 // SetPage makes servers list so many connections at a time.
@@ -63,9 +100,24 @@ func (p *Plane) KnownServers() map[string]bool { return p.servers.all() }
 // ParseKick and ParseConnections read what servers answer.
 var ParseKick = parseKick
 
+// Pages reads the pages of one server's list, so many connections on each.
+func Pages(size int, pages ...[]uint64) error {
+	var l listing
+	for i, list := range pages {
+		next := page{n: len(list)}
+		if len(list) > 0 {
+			next.first, next.last = list[0], list[len(list)-1]
+		}
+		if err := l.take(next, size, i == 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func ParseConnections(server string, data []byte, id agentid.ID) (found, listed int, err error) {
-	list, listed, err := parseConnections(server, json.RawMessage(data), id)
-	return len(list), listed, err
+	page, err := parseConnections(server, json.RawMessage(data), id)
+	return len(page.found), page.n, err
 }
 
 // Limiter is a limiter.

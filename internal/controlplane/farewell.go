@@ -2,6 +2,8 @@ package controlplane
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,19 +32,32 @@ const (
 	patientMost = 8
 )
 
-// seeOff waits for the connections of a cut that may leave by themselves, and
-// closes those that have not left.
-func (p *Plane) seeOff(ctx context.Context, r *cutReport) {
+// seeOff waits for the connections of a cut that may leave by themselves, closes
+// those that have not left, and asks the servers for what is left.
+func (p *Plane) seeOff(ctx context.Context, id agentid.ID, r *cutReport) {
 	if len(r.leaving) == 0 {
 		return
 	}
-	select {
-	case p.cutting.patient <- struct{}{}:
-		r.cut += p.departures.await(ctx, r.leaving, time.Until(r.changed.Add(leaveGrace)))
-		<-p.cutting.patient
-	default:
+	if p.sys != nil {
+		select {
+		case p.cutting.patient <- struct{}{}:
+			for _, c := range p.departures.await(ctx, r.leaving, time.Until(r.changed.Add(leaveGrace))) {
+				r.left(c)
+			}
+			<-p.cutting.patient
+		default:
+		}
 	}
-	p.closeAll(ctx, r.leaving, r)
+	late := r.late()
+	p.closeAll(ctx, slices.DeleteFunc(late, func(t target) bool { return r.passes(t.connection) }), r)
+	p.unlistAll(ctx, r)
+	if err := p.verify(ctx, nil, r); err != nil {
+		r.failed = errors.Join(r.failed, err)
+		p.log.Error().Err(err).Str("agent", id.String()).Int("cut", r.cut()).Msg("cut is not confirmed")
+	}
+	if !r.complete() {
+		p.unfinished(id, r)
+	}
 }
 
 // cutLater cuts an agent once those who rest on what it took back had their time
@@ -114,9 +129,9 @@ func (d *departures) left(c connection) {
 	}
 }
 
-// await waits for the end of all connections, at most that long, and returns how
-// many ended.
-func (d *departures) await(ctx context.Context, list []target, most time.Duration) (n int) {
+// await waits for the end of all connections, at most that long, and returns those
+// that ended.
+func (d *departures) await(ctx context.Context, list []target, most time.Duration) (ended []connection) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	expected := make([]*departure, len(list))
@@ -126,10 +141,10 @@ func (d *departures) await(ctx context.Context, list []target, most time.Duratio
 	for i, t := range list {
 		select {
 		case <-expected[i].over:
-			n++
+			ended = append(ended, t.connection)
 		case <-ctx.Done():
 		}
 		d.forget(t.connection, expected[i])
 	}
-	return n
+	return ended
 }

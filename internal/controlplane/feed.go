@@ -78,6 +78,7 @@ func (p *Plane) sweep() {
 			p.log.Error().Err(err).Msg("tick not written")
 		}
 		cancel()
+		p.followIncarnation()
 		if time.Since(tokens) > tokensEvery {
 			ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 			if err := p.store.RenewTokens(ctx); err != nil && p.ctx.Err() == nil {

@@ -67,7 +67,7 @@ func (p *Plane) listen() (*endpoint, error) {
 	mux.HandleFunc("POST "+wire.PathEnroll, bounded(limit, p.handle(p.serveEnroll)))
 	mux.HandleFunc("POST "+wire.PathRenew, bounded(limit, p.handle(p.serveRenew)))
 	mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
-		if !p.ctrl.IsConnected() || !p.sys.IsConnected() {
+		if !p.ctrl.IsConnected() || p.sys != nil && !p.sys.IsConnected() {
 			http.Error(w, "nats-server cannot be reached", http.StatusServiceUnavailable)
 			return
 		}
@@ -177,13 +177,20 @@ func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, erro
 	if denied {
 		s.Denial = d.ID
 	}
+	agentSays, says := a.Admissible(), i.Admissible(a, p.clock())
 	switch {
-	case a.Status.Standing() != nil && !(a.Status == registry.Expired && a.Readmit == registry.ReadmitAttestation):
-		s.Reason = denial.Of(a.Status.Standing())
-	case i.State.Standing() != nil && i.State != registry.InstanceExpired:
-		s.Reason = denial.Of(i.State.Standing())
+	case agentSays != nil:
+		s.Reason = denial.Of(agentSays)
+	case says != nil:
+		s.Reason = denial.Of(says)
 	case denied:
 		s.Reason = d.Reason
+	}
+	if s.Reason == denial.Flapping {
+		if _, until := i.Flapping(p.clock()); !until.IsZero() {
+			until = until.UTC()
+			s.NotBefore = &until
+		}
 	}
 	s.Hint = denial.Hint(s.Reason)
 	return s, nil

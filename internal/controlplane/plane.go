@@ -36,46 +36,59 @@ const connectWait = 5 * time.Second
 type Config struct {
 	Mesh *meshdir.Mesh
 	Log  zerolog.Logger
+	// GoneAfter is how long an instance may be without a connection before those who
+	// wait for its answers are told; registry.GoneAfter where zero.
+	GoneAfter time.Duration
 }
 
 // Plane is a running control plane.
 type Plane struct {
-	cfg      Config
-	log      zerolog.Logger
-	clock    func() time.Time
-	space    subject.Space
-	ctrl     *nats.Conn
-	sys      *nats.Conn
-	store    *registry.Store
-	stored   jetstream.JetStream // streams in the account STORE
-	issuer   pki.Issuer
-	roots    *x509.CertPool // the agent CA's
-	infra    *pki.CA
-	source   *pki.Source
-	gate     *gate.Gate
-	speaker  *gate.Speaker
-	epoch    atomic.Pointer[envelope.Epoch]
-	callout  *authcallout.Service
-	monitor  *heartbeat.Monitor
-	canary   *heartbeat.Canary
-	pulse    *heartbeat.Sender
-	https    *endpoint
-	calls    []*nats.Subscription
-	feed     *nats.Subscription
-	seam     func(authcallout.Registry) authcallout.Registry
-	page     int     // connections that a server lists at a time
-	working  working // calls being worked on
-	epochs   epochs  // of the ticks
-	servers  servers // known nats-servers
-	denials  atomic.Uint64
-	asks     *limiter     // of instances about themselves
-	started  atomic.Bool  // everything above is set and stays
-	cutting  *cutting     // who is being cut
-	ended    *ended       // connections whose sessions are to be forgotten
-	durables *durables    // consumers of durable subscriptions
-	replay   *replayWatch // the store of used nonces
+	cfg         Config
+	log         zerolog.Logger
+	clock       func() time.Time
+	space       subject.Space
+	ctrl        *nats.Conn
+	sys         *nats.Conn
+	store       *registry.Store
+	stored      jetstream.JetStream // streams in the account STORE
+	issuer      pki.Issuer
+	roots       *x509.CertPool // the agent CA's
+	infra       *pki.CA
+	source      *pki.Source
+	gate        *gate.Gate
+	speaker     *gate.Speaker
+	epoch       atomic.Pointer[envelope.Epoch]
+	callout     *authcallout.Service
+	monitor     *heartbeat.Monitor
+	canary      *heartbeat.Canary
+	pulse       *heartbeat.Sender
+	hears       *hearing  // beats
+	brakes      *brakes   // of the other replicas' monitors
+	storedBeats lastBeats // of before the start
+	https       *endpoint
+	calls       []*nats.Subscription
+	feed        *nats.Subscription
+	seam        func(authcallout.Registry) authcallout.Registry
+	page        int     // connections that a server lists at a time
+	working     working // calls being worked on
+	epochs      epochs  // of the ticks
+	servers     servers // known nats-servers
+	denials     atomic.Uint64
+	asks        *limiter     // of instances about themselves
+	started     atomic.Bool  // everything above is set and stays
+	cutting     *cutting     // who is being cut
+	ended       *ended       // connections whose sessions are to be forgotten
+	durables    *durables    // consumers of durable subscriptions
+	replay      *replayWatch // the store of used nonces
+	clones      *clones      // keys in use on several hosts
 
 	departures departures // connections whose end is waited for
+	sessions   *sessions  // which there are
+	arrivals   *arrivals  // connections whose session is not known yet
+	repairs    *repairs   // of that list
+	absences   *absences  // instances that may be gone
+	spool      *audit.Spool
+	older      *older // what is remembered of the registry
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -91,13 +104,23 @@ func Start(ctx context.Context, cfg Config) (*Plane, error) {
 
 // start is Start with what stands between the callout and the registry.
 func start(ctx context.Context, cfg Config, seam func(authcallout.Registry) authcallout.Registry) (*Plane, error) {
-	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), durables: newDurables(), replay: newReplayWatch(), asks: newLimiter(askRate, askBurst)}
-	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p := newPlane(cfg, seam)
 	if err := p.start(ctx); err != nil {
 		p.shutdown()
 		return nil, err
 	}
 	return p, nil
+}
+
+// newPlane is a control plane that has not begun.
+func newPlane(cfg Config, seam func(authcallout.Registry) authcallout.Registry) *Plane {
+	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), durables: newDurables(), replay: newReplayWatch(), clones: newClones(), asks: newLimiter(askRate, askBurst)}
+	p.absences = newAbsences(cfg.GoneAfter)
+	p.spool = audit.NewSpool()
+	p.arrivals, p.repairs = newArrivals(), newRepairs()
+	p.older = newOlder()
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
 }
 
 func (p *Plane) start(ctx context.Context) error {
@@ -117,20 +140,30 @@ func (p *Plane) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.recall(); err != nil {
+		return err
+	}
 	if p.ctrl, err = p.connect(ctx, service, nats.Name("sealmesh control plane")); err != nil {
 		return err
 	}
-	if p.sys, err = p.connect(ctx, system, nats.Name("sealmesh control plane (system)"), nats.CustomInboxPrefix(natsconf.SystemInbox)); err != nil {
+	if mesh.Config.NATS.NoSystemAccount {
+		p.log.Warn().Dur("revocation_bound", p.revocationBound()).Msg("nats.insecure_no_system_account: connections cannot be closed, they end by themselves")
+	} else if p.sys, err = p.connect(ctx, system, nats.Name("sealmesh control plane (system)"), nats.CustomInboxPrefix(natsconf.SystemInbox)); err != nil {
 		return err
 	}
-	if err := p.openStore(ctx, service); err != nil {
+	if err := p.untilReady(ctx, func(ctx context.Context) error { return p.openStore(ctx, service) }); err != nil {
 		return err
 	}
+	p.sessions = newSessions(p.store, p.log)
+	p.wg.Go(func() { p.sessions.follow(p.ctx) })
 	if err := p.startGate(ctx, service); err != nil {
 		return err
 	}
-	if err := p.startMonitor(); err != nil {
+	if err := p.startMonitor(ctx, service); err != nil {
 		return err
+	}
+	if err := p.startGone(); err != nil {
+		return fmt.Errorf("controlplane: %w", err)
 	}
 	if err := p.startSystem(ctx); err != nil {
 		return err
@@ -142,7 +175,12 @@ func (p *Plane) start(ctx context.Context) error {
 		return err
 	}
 	p.wg.Go(p.sweep)
+	p.wg.Go(p.sendAudit)
+	p.wg.Go(p.lookAtOlder)
 	p.wg.Go(p.watchReplay)
+	if err := p.watchClones(); err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
 	p.keepDurables()
 	if p.https, err = p.listen(); err != nil {
 		return err
@@ -185,7 +223,7 @@ func (p *Plane) connect(ctx context.Context, key nkeys.KeyPair, opts ...nats.Opt
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			p.log.Warn().Err(err).Msg("connection error")
 			if errors.Is(err, nats.ErrSlowConsumer) {
-				p.gap()
+				p.missed()
 			}
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -217,24 +255,37 @@ func (p *Plane) connect(ctx context.Context, key nkeys.KeyPair, opts ...nats.Opt
 	}
 }
 
+// storeConfig says what the registry is opened with, once there is a connection.
+func (p *Plane) storeConfig() (registry.Config, error) {
+	mesh := p.cfg.Mesh
+	c := registry.Config{
+		Conn: p.ctrl, Space: p.space, Clock: p.clock, Log: p.log,
+		TokenTTL: time.Duration(mesh.Config.Token.TTL), Replicas: mesh.Config.Replicas,
+	}
+	if p.older.memory != nil {
+		c.Memory = p.older.memory
+	}
+	var err error
+	if c.Ring, err = mesh.Ring(); err != nil {
+		return c, err
+	}
+	if c.Records, err = mesh.RecordsKey(); err != nil {
+		return c, err
+	}
+	c.Tokens, err = mesh.TokensKey()
+	return c, err
+}
+
 func (p *Plane) openStore(ctx context.Context, service nkeys.KeyPair) error {
 	mesh := p.cfg.Mesh
-	ring, err := mesh.Ring()
+	c, err := p.storeConfig()
 	if err != nil {
 		return err
 	}
-	records, err := mesh.RecordsKey()
-	if err != nil {
+	if p.store, err = registry.Open(ctx, c); err != nil {
 		return err
 	}
-	tokens, err := mesh.TokensKey()
-	if err != nil {
-		return err
-	}
-	if p.store, err = registry.Open(ctx, registry.Config{
-		Conn: p.ctrl, Space: p.space, Ring: ring, Records: records, Tokens: tokens, Clock: p.clock, Log: p.log,
-		TokenTTL: time.Duration(mesh.Config.Token.TTL), Replicas: mesh.Config.Replicas,
-	}); err != nil {
+	if err := p.reconcile(ctx); err != nil {
 		return err
 	}
 	if err := p.openStreams(ctx); err != nil {
@@ -259,11 +310,15 @@ func (p *Plane) openStore(ctx context.Context, service nkeys.KeyPair) error {
 	if err := p.store.Found(ctx, key, curve, founders); err != nil {
 		return err
 	}
-	return p.store.Tick(ctx, 0, p.replay.founded, nil)
+	if err := p.store.Tick(ctx, 0, p.replay.founded, nil); err != nil {
+		return err
+	}
+	p.compared()
+	return nil
 }
 
-// openStreams creates the replay store, the stream of beats and that of durable
-// topics.
+// openStreams creates the replay store, the streams of beats and of the audit, and
+// that of durable topics.
 func (p *Plane) openStreams(ctx context.Context) error {
 	var err error
 	if p.stored, err = jetstream.NewWithAPIPrefix(p.ctrl, natsconf.StoreAPI); err != nil {
@@ -278,6 +333,9 @@ func (p *Plane) openStreams(ctx context.Context) error {
 	}
 	if _, err := js.CreateOrUpdateStream(ctx, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
 		return fmt.Errorf("controlplane: stream of beats: %w", err)
+	}
+	if err := p.openAudit(ctx, js); err != nil {
+		return err
 	}
 	return p.syncEvents(ctx)
 }
@@ -354,7 +412,7 @@ func (p *Plane) startCallout() error {
 	p.callout, err = authcallout.Start(authcallout.Config{
 		Conn: p.ctrl, Issuer: issuer, XKey: xkey, Account: natsconf.Mesh, Space: p.space,
 		TrustDomain: mesh.Config.TrustDomain, Roots: func() *x509.CertPool { return p.roots },
-		Registry: p.seam(&admitter{p}), Clock: p.clock, SessionTTL: time.Duration(mesh.Config.Session.TTL),
+		Registry: p.seam(&admitter{p}), Clock: p.clock, SessionTTL: p.sessionTTL(),
 		Log: p.log, Audit: p.auditDecision,
 	})
 	return err
@@ -372,7 +430,7 @@ func (p *Plane) auditDecision(d authcallout.Decision) {
 	if !d.Admitted() {
 		rec.Verdict = audit.Refused
 	}
-	audit.Write(&p.log, rec)
+	p.audited(rec)
 }
 
 // URL is where the HTTPS endpoint listens, as agents are told to reach it.
@@ -395,14 +453,15 @@ func (p *Plane) shutdown() {
 	}
 	p.drainCalls()
 	p.endWork()
+	p.endPulse()
 	p.cancel()
-	if p.pulse != nil {
-		p.pulse.Close()
-	}
 	if p.monitor != nil {
 		p.monitor.Close()
 	}
 	conns := []*nats.Conn{p.ctrl, p.sys}
+	if p.hears != nil {
+		conns = append(conns, p.hears.nc)
+	}
 	for _, nc := range conns {
 		// Whoever asks a server that is gone would wait for all of his time.
 		if nc != nil && !nc.IsConnected() {
@@ -410,9 +469,15 @@ func (p *Plane) shutdown() {
 		}
 	}
 	p.wg.Wait()
+	p.endAudit()
 	for _, nc := range conns {
 		if nc != nil {
 			nc.Close()
+		}
+	}
+	if p.older.memory != nil {
+		if err := p.older.memory.Close(); err != nil {
+			p.log.Error().Err(err).Msg("closing the log of epochs")
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/authcallout"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/controlplane"
 	"github.com/sealmesh/sealmesh/internal/devmesh"
 	"github.com/sealmesh/sealmesh/internal/wire"
@@ -24,7 +25,11 @@ type seam struct {
 	authcallout.Registry
 	victim                agentid.ID
 	afterAdmit, afterOpen func()
+	amidOpen              func() // between the session and the look at the records
+	unlisted              bool   // whoever is admitted is not listed
 	opened                chan error
+	store                 *registry.Store
+	log                   zerolog.Logger // of the plane; nothing where zero
 }
 
 func (s *seam) Admit(ctx context.Context, id agentid.ID, key string, presented []string) (authcallout.Admission, error) {
@@ -36,6 +41,16 @@ func (s *seam) Admit(ctx context.Context, id agentid.ID, key string, presented [
 }
 
 func (s *seam) Open(ctx context.Context, session authcallout.Session) error {
+	if session.Agent == s.victim && s.unlisted {
+		s.opened <- nil
+		return nil
+	}
+	if session.Agent == s.victim && s.amidOpen != nil {
+		if err := s.put(ctx, session); err != nil {
+			return err
+		}
+		s.amidOpen()
+	}
 	err := s.Registry.Open(ctx, session)
 	if session.Agent == s.victim {
 		s.opened <- err
@@ -46,20 +61,32 @@ func (s *seam) Open(ctx context.Context, session authcallout.Session) error {
 	return err
 }
 
+// put writes a session as Open does first.
+func (s *seam) put(ctx context.Context, o authcallout.Session) error {
+	e, err := envelope.ParseEpoch(o.Epoch)
+	if err != nil {
+		return err
+	}
+	return s.store.PutSession(ctx, registry.Session{
+		Agent: o.Agent, Instance: o.Instance, AgentEpoch: e.Agent, Epoch: e.Instance, ServerID: o.ServerID, ClientID: o.ClientID,
+		Host: o.Host, UserKey: o.UserKey, Issued: o.Issued, Expires: o.Expires, Chains: o.Chains, Via: o.Via, Footing: o.Footing, Certificate: o.Certificate,
+	})
+}
+
 // replacePlane puts one with a seam in the place of the mesh's control plane.
 func replacePlane(t *testing.T, ctx context.Context, m *devmesh.Mesh, s *seam) {
 	t.Helper()
 	if err := m.DownPlane(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := controlplane.StartWith(ctx, controlplane.Config{Mesh: m.Dir, Log: zerolog.Nop()}, func(r authcallout.Registry) authcallout.Registry {
+	p, err := controlplane.StartWith(ctx, controlplane.Config{Mesh: m.Dir, Log: s.log}, func(r authcallout.Registry) authcallout.Registry {
 		s.Registry = r
 		return s
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Plane = p
+	m.Plane, s.store = p, p.Store()
 }
 
 // A cut and a connect race in either order: no connection outlives the cut.
@@ -106,6 +133,64 @@ func TestCutRacesWithConnect(t *testing.T) {
 				t.Errorf("got %d connections, unreachable %v, %v", n, unreachable, err)
 			}
 		})
+	}
+}
+
+// The same for a connection that rests on what the agent lent, also where this
+// replica hears late of sessions: its index lags behind what is written.
+func TestCutRacesWithConnectOfADelegate(t *testing.T) {
+	for _, behind := range []bool{false, true} {
+		for _, order := range []string{"before the session is opened", "between the session and the records", "before the connection is answered"} {
+			name := "cut " + order
+			if behind {
+				name += ", the index behind"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				f := newLender(t)
+				var cut wire.CutResult
+				done := make(chan struct{})
+				suspend := func() {
+					defer close(done)
+					if err := f.Operate(f.ctx, wire.AdminRequest{Op: wire.OpSuspend, Target: "ann"}, &cut); err != nil {
+						t.Error(err)
+					}
+				}
+				s := &seam{victim: agentid.Require("bob"), opened: make(chan error, 10)}
+				listed := true
+				switch order {
+				case "before the session is opened":
+					s.afterAdmit, listed = suspend, false
+				case "between the session and the records":
+					s.amidOpen = suspend
+				default:
+					s.afterOpen = suspend
+				}
+				replacePlane(t, f.ctx, f.Mesh, s)
+				if _, err := f.Admin(f.ctx); err != nil {
+					t.Fatal(err)
+				}
+				if behind {
+					release := f.Plane.HoldSessions()
+					defer release()
+				}
+				nc, err := raw(t, f.dirs["bob"], f.chains["ann-bob"].Digest())
+				if err == nil {
+					eventually(t, f.ctx, "the end of the connection", nc.IsClosed)
+					t.Error("connection was admitted")
+				}
+				<-done
+				if err := <-s.opened; (order == "before the connection is answered") != (err == nil) || err != nil && !errors.Is(err, denial.EpochRaced) {
+					t.Errorf("got %v from Open", err)
+				}
+				if want := len(f.conns); !cut.Confirmed || listed && (cut.Cut != want+1 || len(cut.Delegates) != 1) || !listed && cut.Cut != want {
+					t.Errorf("got %+v, want a confirmed cut", cut)
+				}
+				if n, unreachable, err := f.Plane.Connections(f.ctx, s.victim); n != 0 || len(unreachable) != 0 || err != nil {
+					t.Errorf("got %d connections, unreachable %v, %v", n, unreachable, err)
+				}
+			})
+		}
 	}
 }
 
@@ -217,6 +302,27 @@ func TestAnswersOfServers(t *testing.T) {
 		found, listed, err := controlplane.ParseConnections("N1", []byte(text), reader)
 		if found != want.found || listed != want.listed || (err == nil) != want.ok {
 			t.Errorf("connections %s: got %d of %d, %v", text, found, listed, err)
+		}
+	}
+}
+
+// A list that lost its thread between two pages is no list.
+func TestPagesOverlap(t *testing.T) {
+	type pages = [][]uint64
+	for name, tt := range map[string]struct {
+		pages pages
+		ok    bool
+	}{
+		"one":                           {pages{{1, 2}}, true},
+		"none":                          {pages{{}}, true},
+		"two that overlap":              {pages{{1, 2, 3}, {3, 4}}, true},
+		"one ended before":              {pages{{1, 2, 3}, {3, 4, 5}, {5}}, true},
+		"so many ended that none is":    {pages{{1, 2, 3}, {}}, false},
+		"so many ended that some miss":  {pages{{1, 2, 3}, {5, 6}}, false},
+		"the third does not reach back": {pages{{1, 2, 3}, {3, 4, 5}, {6}}, false},
+	} {
+		if err := controlplane.Pages(3, tt.pages...); (err == nil) != tt.ok {
+			t.Errorf("%s: got %v", name, err)
 		}
 	}
 }

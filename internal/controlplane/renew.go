@@ -51,11 +51,11 @@ func (p *Plane) serveRenew(ctx context.Context, _ string, body []byte) (any, err
 		return nil, err
 	}
 	// Who is expired may come back, and needs a certificate for that.
-	if err := a.Status.Standing(); err != nil && !(a.Status == registry.Expired && a.Readmit == registry.ReadmitAttestation) {
-		return nil, denial.New(denial.Of(err), "agent %q is %s", c.Agent, a.Status)
+	if err := a.Admissible(); err != nil {
+		return nil, err
 	}
-	if err := i.State.Standing(); err != nil && i.State != registry.InstanceExpired {
-		return nil, denial.New(denial.Of(err), "instance %s/%s is %s", c.Agent, i.Instance, i.State)
+	if err := i.Admissible(a, p.clock()); err != nil && denial.Of(err) != denial.Flapping {
+		return nil, err
 	}
 	if end := time.Unix(i.NotAfter, 0); p.clock().After(end.Add(sleepFor(a.AgentKind))) {
 		return nil, denial.New(denial.BadCertificate, "certificate ended %s, too long ago for a %s to renew it by its key", end.UTC().Format(time.RFC3339), a.AgentKind)

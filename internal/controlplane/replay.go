@@ -153,6 +153,8 @@ func (p *Plane) judge(ctx context.Context) error {
 		return fmt.Errorf("controlplane: replay store: %w", err)
 	default:
 		info = stream.CachedInfo()
+		// Where it lies and how often is the operator's to say.
+		want = natsconf.Replay(limits.Window, info.Config.Replicas)
 	}
 	servers, err := p.replayServers(ctx, info)
 	if err != nil {
@@ -368,6 +370,9 @@ func (p *Plane) replayServers(ctx context.Context, info *jetstream.StreamInfo) (
 	if _, there := out[own]; len(out) == 0 || len(out) == 1 && there {
 		return map[string]string{own: p.ctrl.ConnectedServerId()}, nil
 	}
+	if p.sys == nil {
+		return p.ownServer(out), nil
+	}
 	sub, err := p.sys.SubscribeSync(p.sys.NewInbox())
 	if err != nil {
 		return nil, fmt.Errorf("controlplane: %w", err)
@@ -392,6 +397,17 @@ func (p *Plane) replayServers(ctx context.Context, info *jetstream.StreamInfo) (
 		}
 	}
 	return out, nil
+}
+
+// ownServer is what can be known of the servers that hold the store where nobody
+// can be asked: which one this is connected to.
+func (p *Plane) ownServer(servers map[string]string) map[string]string {
+	if own := p.ctrl.ConnectedServerName(); own != "" {
+		if _, there := servers[own]; there {
+			servers[own] = p.ctrl.ConnectedServerId()
+		}
+	}
+	return servers
 }
 
 // alarmReplay says when the store fills up, and whose nonces fill it. Once it is

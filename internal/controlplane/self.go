@@ -2,8 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -119,7 +117,7 @@ func (p *Plane) endOwn(ctx context.Context, by agentid.ID, req wire.DelegationEn
 	c, err := p.chainToEnd(ctx, req.Chain, req.Text)
 	switch {
 	case denial.Of(err) == denial.TokenExpired:
-		return wire.CutResult{Schema: wire.CutSchema, Agent: by, Delegates: []agentid.ID{}, Confirmed: true}, nil // it is over already
+		return wire.CutResult{Schema: wire.CutSchema, Agent: by, Delegates: []agentid.ID{}, Servers: []wire.ServerCut{}, Confirmed: true}, nil // it is over already
 	case err != nil:
 		return nil, err
 	}
@@ -145,8 +143,8 @@ func (p *Plane) endDelegation(ctx context.Context, c *capability.Chain) (any, er
 	if err != nil {
 		return nil, err
 	}
-	p.seeOff(ctx, r)
-	return cutResult(a, r, start), nil
+	p.seeOff(ctx, last.By, r)
+	return p.cutResult(a, r, start), nil
 }
 
 func (p *Plane) recordCertificate(ctx context.Context, id agentid.ID, inst agentid.Instance, chain []byte) error {
@@ -160,16 +158,3 @@ func (p *Plane) recordCertificate(ctx context.Context, id agentid.ID, inst agent
 	}
 	return p.store.SetCertificate(ctx, id, inst, c.Serial, c.NotAfter)
 }
-
-// cutResult says what a cut did.
-func cutResult(a *registry.Agent, r *cutReport, start time.Time) wire.CutResult {
-	return wire.CutResult{
-		Schema: wire.CutSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Cut: r.cut,
-		Delegates: list(slices.SortedFunc(maps.Keys(r.delegates), byName)),
-		Confirmed: len(r.unreachable) == 0, Unreachable: r.servers(),
-		MS: millis(start),
-	}
-}
-
-// millis is the time since then.
-func millis(then time.Time) float64 { return float64(time.Since(then).Microseconds()) / 1000 }

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
@@ -16,15 +17,28 @@ func (p *Plane) set(ctx context.Context, by, id agentid.ID, s *wire.Settings) (a
 		return nil, denial.New(denial.BadInput, "set needs settings")
 	}
 	change := func() (*registry.Agent, error) { return p.store.Set(ctx, id, *s, by.String()) }
+	start := time.Now()
 	var a *registry.Agent
+	var r *cutReport
 	var err error
 	if s.Stock != nil || s.Depth != nil {
-		a, _, err = p.changeAndCut(ctx, id, change)
+		a, r, err = p.changeAndCut(ctx, id, change)
 	} else {
 		a, err = change()
 	}
 	if err != nil {
 		return nil, err
 	}
-	return p.view(ctx, a)
+	if s.Sessions != nil && a.Sessions == registry.SessionsSingle {
+		// The setting stands; what stays open now, the next admission meets.
+		if err := p.oneHostEach(ctx, id); err != nil {
+			p.log.Warn().Err(err).Str("agent", id.String()).Msg("some instance stays connected from several hosts for now")
+		}
+	}
+	v, err := p.view(ctx, a)
+	if err == nil && r != nil {
+		cut := p.cutResult(a, r, start)
+		v.Cut = &cut
+	}
+	return v, err
 }

@@ -22,6 +22,9 @@ import (
 func (p *Plane) syncEvents(ctx context.Context) error {
 	for range 8 {
 		t, err := p.store.Topics(ctx)
+		if errors.Is(err, denial.OlderRecord) {
+			return nil // the stream stays as it is until an operator has looked at the list
+		}
 		if err != nil {
 			return err
 		}

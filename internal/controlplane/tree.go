@@ -25,12 +25,11 @@ func (p *Plane) delegated(ctx context.Context, id agentid.ID) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	sessions, err := p.store.Sessions(ctx, agentid.ID{})
-	if err != nil {
+	if err := p.sessions.catchUp(ctx); err != nil {
 		return nil, err
 	}
 	d := drawing{p: p, dir: p.store.Directory(ctx), resting: map[string]int{}, drawn: map[string]*branch{}}
-	for _, s := range sessions {
+	for _, s := range p.sessions.all() {
 		for _, digest := range s.Chains {
 			d.resting[digest]++
 		}
@@ -203,24 +202,24 @@ func (p *Plane) would(ctx context.Context, after *registry.Agent, revoked func(a
 	id := after.Agent
 	now := p.store.Directory(ctx)
 	then := preview{now, after, revoked}
-	r := &cutReport{delegates: map[agentid.ID]bool{}, unreachable: map[string]bool{}}
+	r := newReport()
 
-	found, err := p.connections(ctx, agentid.ID{}, r)
+	found, err := p.everyConnection(ctx, r)
 	if err != nil {
 		return wire.CutResult{}, err
 	}
-	// Read after the servers were asked: whoever is connected was listed before.
-	sessions, err := p.store.Sessions(ctx, agentid.ID{})
-	if err != nil {
+	// Behind the question to the servers: whoever is connected was listed before.
+	if err := p.sessions.catchUp(ctx); err != nil {
 		return wire.CutResult{}, err
 	}
+	sessions := p.sessions.all()
 	instances, err := p.store.Instances(ctx, id)
 	if err != nil {
 		return wire.CutResult{}, err
 	}
 	entitled, of := map[connection]bool{}, map[connection]agentid.Instance{}
 	for _, s := range sessions {
-		c := connection{s.ServerID, s.ClientID}
+		c := connectionOf(&s)
 		of[c] = s.Instance
 		if s.Agent != id {
 			continue
@@ -228,7 +227,8 @@ func (p *Plane) would(ctx context.Context, after *registry.Agent, revoked func(a
 		i := slices.IndexFunc(instances, func(i *registry.Instance) bool { return i.Instance == s.Instance })
 		entitled[c] = i >= 0 && stands(&s, after, instances[i]) && !revoked(s.Instance)
 	}
-	lost, err := p.delegates(ctx, sessions, id, then)
+	f := fallen{plane: p, id: id, dir: then, standing: map[string]error{}}
+	lost, err := f.find(ctx, sessions)
 	if err != nil {
 		return wire.CutResult{}, err
 	}
@@ -237,8 +237,8 @@ func (p *Plane) would(ctx context.Context, after *registry.Agent, revoked func(a
 		ends[t.connection] = true
 		r.delegates[t.agent] = true
 	}
-	out := cutResult(after, r, start)
-	out.DryRun, out.Closes = true, []wire.ConnectionView{}
+	out := p.cutResult(after, r, start)
+	out.DryRun, out.Bound, out.Closes = true, nil, []wire.ConnectionView{}
 	for _, t := range found {
 		if t.agent == id && !entitled[t.connection] || ends[t.connection] {
 			out.Closes = append(out.Closes, wire.ConnectionView{Agent: t.agent, Instance: of[t.connection], Server: t.server, Client: t.client})
@@ -253,6 +253,25 @@ func (p *Plane) would(ctx context.Context, after *registry.Agent, revoked func(a
 	}
 	out.MS = millis(start)
 	return out, nil
+}
+
+// everyConnection asks the servers, or where there is nobody to ask goes by the
+// sessions.
+func (p *Plane) everyConnection(ctx context.Context, r *cutReport) ([]target, error) {
+	if p.sys != nil {
+		c, err := p.connections(ctx, agentid.ID{})
+		if err != nil {
+			return nil, err
+		}
+		r.heard(c, nil)
+		return c.found, nil
+	}
+	err := p.sessions.catchUp(ctx)
+	var list []target
+	for _, s := range p.sessions.all() {
+		list = append(list, targetOf(&s))
+	}
+	return list, err
 }
 
 // losses says who would hold what no more.

@@ -1,12 +1,14 @@
 // Package devmesh runs a whole mesh in one process, in a directory of its own:
 // an embedded nats-server with TLS and JetStream on disk, the control plane, and
 // an operator. The demo, the tests and meshtest stand on it. Everything in it is
-// real; only the addresses are picked by the operating system.
+// real; only the addresses are picked here. With three nodes it is a cluster, and
+// more control planes may be added.
 package devmesh
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -32,21 +34,27 @@ type Options struct {
 	ClientLog zerolog.Logger // of the agents that Connect makes
 	Heartbeat time.Duration  // interval; the time-out is three of them
 	Session   time.Duration
+	GoneAfter time.Duration // as in controlplane.Config
+	// Nodes is how many nats-servers there are: one where zero, else three or more,
+	// which keep three copies of what is stored.
+	Nodes int
 	// Configure may change anything else before the mesh starts.
 	Configure func(*meshdir.InitOptions)
 }
 
 // Mesh is a running mesh.
 type Mesh struct {
-	Dir    *meshdir.Mesh
-	Server *natsserver.Server
-	Plane  *controlplane.Plane
-	opts   Options
-	listen string
+	Dir     *meshdir.Mesh
+	Server  *natsserver.Server   // the first
+	Servers []*natsserver.Server // all, in the order of Dir.Config.NATS.URLs
+	Plane   *controlplane.Plane
+	opts    Options
+	listen  string
 
-	mu    sync.Mutex
-	admin *meshclient.Mesh
-	hosts int
+	mu     sync.Mutex
+	admin  *meshclient.Mesh
+	hosts  int
+	planes []*controlplane.Plane // that AddPlane made
 }
 
 // Start makes a mesh in an empty directory and starts it.
@@ -61,6 +69,13 @@ func Start(ctx context.Context, dir string, o Options) (*Mesh, error) {
 	}
 	if o.Session > 0 {
 		init.Session.TTL = o.Session
+	}
+	if o.Nodes > 1 {
+		servers, err := nodes(o.Nodes)
+		if err != nil {
+			return nil, err
+		}
+		init.Servers, init.NATSListen, init.NATSURL = servers, "", ""
 	}
 	if o.Configure != nil {
 		o.Configure(&init)
@@ -86,8 +101,11 @@ func (m *Mesh) Up(ctx context.Context) error {
 	return m.UpPlane(ctx)
 }
 
-// UpServer starts the nats-server alone.
+// UpServer starts the nats-servers alone.
 func (m *Mesh) UpServer(ctx context.Context) error {
+	if len(m.Dir.Config.NATS.Servers) > 0 {
+		return m.upNodes(ctx)
+	}
 	srv, err := natsserver.Start(ctx, natsserver.Config{File: m.Dir.ServerConf(), Listen: m.listen, Log: m.opts.Log})
 	if err != nil {
 		return err
@@ -96,7 +114,7 @@ func (m *Mesh) UpServer(ctx context.Context) error {
 		srv.Close()
 		return err
 	}
-	m.Server = srv
+	m.Server, m.Servers = srv, []*natsserver.Server{srv}
 	m.listen = srv.URL()[len("tls://"):]
 	m.Dir.Config.NATS.URLs = []string{srv.URL()}
 	return nil
@@ -104,9 +122,9 @@ func (m *Mesh) UpServer(ctx context.Context) error {
 
 // UpPlane starts the control plane alone.
 func (m *Mesh) UpPlane(ctx context.Context) error {
-	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: m.Dir, Log: m.opts.Log})
+	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: m.Dir, Log: m.opts.Log, GoneAfter: m.opts.GoneAfter})
 	if err != nil {
-		m.Server.Close()
+		m.downServers()
 		return err
 	}
 	m.Plane = p
@@ -135,17 +153,20 @@ func (m *Mesh) DownPlane() error { return m.Plane.Close() }
 // Close stops everything that Start and Up started.
 func (m *Mesh) Close() error {
 	m.mu.Lock()
-	admin := m.admin
-	m.admin = nil
+	admin, planes := m.admin, m.planes
+	m.admin, m.planes = nil, nil
 	m.mu.Unlock()
 	if admin != nil {
 		if err := admin.Close(); err != nil {
 			return err
 		}
 	}
-	err := m.Plane.Close()
-	m.Server.Close()
-	return err
+	var errs []error
+	for _, p := range append(planes, m.Plane) {
+		errs = append(errs, p.Close())
+	}
+	m.downServers()
+	return errors.Join(errs...)
 }
 
 // Admin returns the operator's connection.

@@ -5,3 +5,10 @@ func (g *Gate) LimitChains(most, bytes int) { g.chains.most, g.chains.mostBytes 
 
 // ParseBurn is parseBurn: what the server may answer, without a server.
 var ParseBurn = parseBurn
+
+// Met is how many keys are remembered.
+func (p *Peers) Met() int {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return len(p.named)
+}

@@ -45,8 +45,8 @@ type state struct {
 }
 
 // judge is called with the lock held; floor is what ticks said of the epoch.
-func (p *Peers) judge(d *doc, q query, id agentid.ID, floor uint64) state {
-	now, grace := p.cfg.Clock(), p.grace(q, id)
+func (p *Peers) judge(d *doc, q query, id agentid.ID, floor uint64, now time.Time) state {
+	grace := p.grace(q, id)
 	silence := p.silence(now)
 	s := state{silence: silence}
 	if q.since != 0 && d.confirmed <= q.since || d.epoch < floor {
@@ -60,8 +60,9 @@ func (p *Peers) judge(d *doc, q query, id agentid.ID, floor uint64) state {
 		at = p.heard
 	}
 	unread := now.Sub(d.read)
-	s.certain = current && silence <= TickAlarm && unread <= grace
-	s.wait = soon(now, d.tried) || current && soon(now, d.read)
+	again := !d.again.IsZero() && !now.Before(d.again)
+	s.certain = current && silence <= TickAlarm && unread <= grace && !again
+	s.wait = soon(now, d.tried) || current && soon(now, d.read) && !again
 	s.within = now.Sub(at) <= grace && now.Round(0).Sub(at.Round(0)) <= grace && unread <= 2*p.grace(q, id)
 	return s
 }
@@ -128,7 +129,9 @@ func (p *Peers) knownAgent(id agentid.ID, q query) (*registry.Agent, state) {
 	if known == nil || known.agent == nil {
 		return nil, state{}
 	}
-	return known.agent, p.judge(&known.doc, q, id, known.floor)
+	now := p.cfg.Clock()
+	known.use(now)
+	return known.agent, p.judge(&known.doc, q, id, known.floor, now)
 }
 
 func (p *Peers) instance(ctx context.Context, id agentid.ID, inst agentid.Instance, q query) (*member, error) {
@@ -171,7 +174,7 @@ func (p *Peers) knownInstance(id agentid.ID, inst agentid.Instance, q query) (*m
 		return nil, state{}
 	}
 	i := known.instances[inst]
-	return i.member, p.judge(&i.doc, q, id, 0)
+	return i.member, p.judge(&i.doc, q, id, 0, p.cfg.Clock())
 }
 
 // stale refuses to rely on a record that is known. err is why it could not be
@@ -202,10 +205,15 @@ func (p *Peers) read(ctx context.Context, key string, id agentid.ID, q query, un
 		pay = func() error { return p.budget.spend(q.cause, p.cfg.Clock()) }
 	}
 	_, _, err := p.reads.do(ctx, key, q.since != 0, pay, func(ctx context.Context) (struct{}, error) {
-		from := p.begin()
+		if !id.IsZero() {
+			if err := p.follow(id); err != nil {
+				return struct{}{}, err
+			}
+		}
+		from := p.begin(id)
 		text, err := p.cfg.Reader.Record(ctx, key)
 		if errors.Is(err, denial.NotFound) && p.reads.touched(key) {
-			from = p.begin() // it was made while we asked
+			from = p.begin(id) // it was made while we asked
 			text, err = p.cfg.Reader.Record(ctx, key)
 		}
 		if err == nil {

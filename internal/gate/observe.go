@@ -9,6 +9,7 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/floors"
 	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/registry"
@@ -48,7 +49,10 @@ func (p *Peers) refused(key string, err error) {
 func (p *Peers) observe(key, text string, reading bool) error {
 	switch key {
 	case registry.TickKey:
-		return p.observeTick(text, p.cfg.Clock())
+		now := p.cfg.Clock()
+		err := p.observeTick(text, now)
+		p.sweep(now)
+		return err
 	case registry.RingKey:
 		return p.observeRing(text)
 	case registry.TopicsKey:
@@ -69,6 +73,15 @@ func (p *Peers) observeTick(text string, now time.Time) error {
 	if old != nil && (t.Incarnation < old.Incarnation || t.Incarnation == old.Incarnation && t.Revision <= old.Revision) {
 		return nil // ticks only go forward
 	}
+	seen := floors.Tick{Incarnation: t.Incarnation, Revision: t.Revision, ReplaySince: t.ReplaySince}
+	if old == nil && seen.Before(p.least) {
+		// Not over a restart either. Whoever serves it does not prove that nothing
+		// changed since.
+		if at := time.UnixMilli(t.Time); at.Before(p.heard) {
+			p.heard = at
+		}
+		return errOlder
+	}
 	if p.silence(now) > TickAlarm {
 		// What changed meanwhile may have been lost, and ticks do not list it
 		// for ever.
@@ -87,15 +100,18 @@ func (p *Peers) observeTick(text string, now time.Time) error {
 	default:
 		p.heard = now
 	}
+	t.ReplaySince = max(t.ReplaySince, p.least.ReplaySince)
 	if old != nil {
 		t.ReplaySince = max(t.ReplaySince, old.ReplaySince)
 	}
 	p.tick, p.caught = t, p.gaps
+	p.floors.RaiseTick(seen)
 	p.listed = make(map[agentid.ID]uint64, len(t.Changed))
 	for _, c := range t.Changed {
 		p.listed[c.Agent] = max(p.listed[c.Agent], c.Epoch)
 		if known := p.peers[c.Agent]; known != nil {
 			known.floor = max(known.floor, c.Epoch)
+			p.rise(c.Agent, agentid.Instance{}, c.Epoch)
 		}
 	}
 	return nil
@@ -234,13 +250,23 @@ type origin struct {
 	stamp   uint64 // of the beginning of a leader read
 	stretch uint64 // of the feed at that time
 	began   time.Time
+	again   time.Time // when it has to be read once more; zero: it has not
 }
 
-func (p *Peers) begin() origin {
+// begin notes that a document is about to be read; id is zero where it is no
+// agent's.
+func (p *Peers) begin(id agentid.ID) origin {
+	again := p.settles(id)
 	now := p.cfg.Clock()
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return origin{p.stamp.Add(1), p.stretch, now}
+	if p.settled.After(again) {
+		again = p.settled
+	}
+	if !now.Before(again) {
+		again = time.Time{}
+	}
+	return origin{p.stamp.Add(1), p.stretch, now, again}
 }
 
 // admit decides, with the lock held, whether a document is to be kept over what
@@ -259,7 +285,7 @@ func (p *Peers) admit(d *doc, epoch, revision uint64, from origin) (newer bool, 
 	}
 	if from.stamp > d.confirmed {
 		d.confirmed, d.stretch, d.read = from.stamp, from.stretch, from.began
-		d.asOf, d.tried = from.began, time.Time{}
+		d.asOf, d.tried, d.again = from.began, time.Time{}, from.again
 	}
 	return newer, err
 }
@@ -276,6 +302,9 @@ func (p *Peers) keepAgent(id agentid.ID, text string, from origin) (newer bool, 
 			newer, err := p.admit(&known.doc, a.Epoch, a.Revision, from)
 			if err == nil && a.Epoch == known.epoch && a.Revision == known.revision {
 				known.agent = a
+			}
+			if newer {
+				p.rise(a.Agent, agentid.Instance{}, a.Epoch)
 			}
 			return newer, err
 		}, nil
@@ -299,18 +328,14 @@ func (p *Peers) keepInstance(id agentid.ID, inst agentid.Instance, text string, 
 		}
 		return func() (bool, error) {
 			known := p.peer(r.Agent)
-			i := known.instances[inst]
-			if i == nil {
-				i = &instance{}
-				known.instances[r.Instance] = i
-				p.named[pass.Key] = r.Instance
-			}
+			i := p.met(known, r, pass.Key)
 			newer, err := p.admit(&i.doc, r.Epoch, r.Revision, from)
 			if err == nil && r.Epoch == i.epoch && r.Revision == i.revision {
 				i.member = &member{r, pass, key}
 			}
 			if newer {
 				p.unlisted(known, inst)
+				p.rise(r.Agent, r.Instance, r.Epoch)
 			}
 			return newer, err
 		}, nil

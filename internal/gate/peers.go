@@ -14,6 +14,7 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/floors"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -54,11 +55,20 @@ type PeersConfig struct {
 	OnChange func(agentid.ID)
 	// Instances lists instances for Recipients; nil where nothing is sealed.
 	Instances InstancesFunc
+	// Feed subscribes the changes of single agents when they are met; nil where
+	// those of all are heard.
+	Feed Feed
+	// Settle is after how long a subscription is in effect on every server, zero
+	// where it is at once: see [FeedSettle].
+	Settle time.Duration
+	// Floors are the epochs that were seen before this process began, and those that
+	// it sees; nil where nothing is kept longer than the process lives.
+	Floors *floors.Set
 }
 
 // Peers is what one process knows of the agents it deals with. It is safe for
-// concurrent use. Its memory grows with the peers that it met, not with all
-// agents of the mesh.
+// concurrent use. Its memory grows with the peers that it met lately, not with all
+// agents of the mesh; of those that it let go it keeps the epochs.
 //
 // A record is relied on without a question while three things hold: it was read
 // from the leader in the current stretch of the feed, ticks are coming, and no
@@ -69,7 +79,11 @@ type Peers struct {
 	reads  *flights[struct{}]
 	lists  *flights[struct{}] // of instances, by agent
 	budget *budget
+	floors *floors.Set
+	least  floors.Tick   // below which no tick counts, as it was at the start
 	stamp  atomic.Uint64 // orders reads, arrivals on the feed, and those who ask
+
+	follows follows
 
 	mu        sync.RWMutex
 	ring      *capability.Keyring
@@ -84,6 +98,7 @@ type Peers struct {
 	gaps      uint64                // how often a tick may have been lost
 	caught    uint64                // of which so many came before the newest tick was read or heard
 	stretch   uint64                // of the feed, without a known gap
+	settled   time.Time             // from when on the subscriptions of this stretch are in effect for certain
 	topics    topics
 }
 
@@ -96,10 +111,12 @@ type doc struct {
 	read            time.Time // when it began
 	asOf            time.Time // when the record was known to be current, if its stretch is over
 	tried           time.Time // when a read failed last
+	again           time.Time // when it is to be read once more: what it came from was not yet followed for certain
 }
 
 type peer struct {
 	doc
+	used      atomic.Int64    // when it was asked for last, Unix seconds, not exactly
 	agent     *registry.Agent // nil: forgotten, the epoch is not
 	floor     uint64          // a tick said that the epoch is at least this
 	instances map[agentid.Instance]*instance
@@ -108,6 +125,7 @@ type peer struct {
 
 type instance struct {
 	doc
+	nkey   string
 	member *member // nil: forgotten, the epoch is not
 }
 
@@ -140,14 +158,19 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 	if cfg.Ring == nil || cfg.Reader == nil || cfg.Clock == nil || len(cfg.Roots) == 0 {
 		return nil, errors.New("gate: roots, keyring, reader and clock are required")
 	}
-	if cfg.FeedGrace < 0 {
-		return nil, errors.New("gate: the grace of the feed must not be negative")
+	if cfg.FeedGrace < 0 || cfg.Settle < 0 {
+		return nil, errors.New("gate: the grace and the settling of the feed must not be negative")
 	}
 	if cfg.FeedGrace == 0 {
 		cfg.FeedGrace = DefaultFeedGrace
 	}
+	if cfg.Floors == nil {
+		cfg.Floors = floors.New()
+	}
+	now := cfg.Clock()
 	return &Peers{
-		cfg: cfg, ring: cfg.Ring, heard: cfg.Clock(), stretch: 1,
+		cfg: cfg, ring: cfg.Ring, heard: now, stretch: 1, settled: now.Add(cfg.Settle),
+		floors: cfg.Floors, least: cfg.Floors.Tick(), follows: follows{all: map[agentid.ID]*followed{}, swept: now},
 		reads: newFlights[struct{}](readTimeout), lists: newFlights[struct{}](listTimeout), budget: newBudget(),
 		peers:   map[agentid.ID]*peer{},
 		missing: map[string]time.Time{}, named: map[string]agentid.Instance{}, ringSeen: seenIn(cfg.Ring),
@@ -157,6 +180,9 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 // Start reads the signing keys and the newest tick; nothing arriving on the
 // feed is relied on to be complete.
 func (p *Peers) Start(ctx context.Context) error {
+	p.mu.Lock()
+	p.settled = p.cfg.Clock().Add(p.cfg.Settle)
+	p.mu.Unlock()
 	if _, _, err := p.reads.do(ctx, registry.RingKey, true, nil, p.readRing); err != nil && !errors.Is(err, denial.NotFound) {
 		return err
 	}
@@ -187,10 +213,14 @@ func (p *Peers) ReplaySince() time.Time {
 }
 
 func (p *Peers) replaySince() time.Time {
-	if p.tick == nil || p.tick.ReplaySince == 0 {
+	since := p.least.ReplaySince
+	if p.tick != nil {
+		since = p.tick.ReplaySince
+	}
+	if since == 0 {
 		return time.Time{}
 	}
-	return time.UnixMilli(p.tick.ReplaySince)
+	return time.UnixMilli(since)
 }
 
 // ReplayFloor is ReplaySince for those who rely on it. Where a tick may have been
@@ -254,6 +284,8 @@ func (p *Peers) Gap() {
 	defer p.mu.Unlock()
 	p.gaps++
 	p.endStretch()
+	// Over a new connection the subscriptions have to travel anew.
+	p.settled = p.cfg.Clock().Add(p.cfg.Settle)
 }
 
 // endStretch is called with the lock held. What was current is known to have
@@ -274,15 +306,4 @@ func (p *Peers) settle(d *doc) {
 	if d.stretch == p.stretch && d.asOf.Before(p.heard) {
 		d.asOf = p.heard
 	}
-}
-
-// peer is called with the lock held. What a tick listed before the agent was met
-// counts from the beginning.
-func (p *Peers) peer(id agentid.ID) *peer {
-	known := p.peers[id]
-	if known == nil {
-		known = &peer{floor: p.listed[id], instances: map[agentid.Instance]*instance{}}
-		p.peers[id] = known
-	}
-	return known
 }

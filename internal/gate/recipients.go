@@ -101,8 +101,9 @@ func (p *Peers) knownRecipients(id agentid.ID, q query) ([]seal.Recipient, state
 			to = append(to, r)
 		}
 	}
-	s := p.judge(&known.listing.doc, q, id, 0)
-	s.certain = s.certain && p.cfg.Clock().Sub(known.listing.read) <= listFor
+	now := p.cfg.Clock()
+	s := p.judge(&known.listing.doc, q, id, 0, now)
+	s.certain = s.certain && now.Sub(known.listing.read) <= listFor
 	return to, s
 }
 
@@ -116,10 +117,13 @@ func (i *instance) stands(a *registry.Agent) bool {
 func (p *Peers) list(ctx context.Context, id agentid.ID, q query) error {
 	_, _, err := p.lists.do(ctx, id.String(), q.since != 0, nil, func(ctx context.Context) (struct{}, error) {
 		// First, so that nothing that happens behind the answer goes unseen.
+		if err := p.follow(id); err != nil {
+			return struct{}{}, err
+		}
 		p.mu.Lock()
 		p.peer(own(id)).listing.asked = true
 		p.mu.Unlock()
-		from := p.begin()
+		from := p.begin(id)
 		all, whole, err := p.ask(ctx, id)
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -130,6 +134,7 @@ func (p *Peers) list(ctx context.Context, id agentid.ID, q query) error {
 			return struct{}{}, err
 		}
 		l.all, l.confirmed, l.stretch, l.read, l.asOf, l.tried = all, from.stamp, from.stretch, from.began, from.began, time.Time{}
+		l.again = from.again
 		for inst, i := range known.instances {
 			if i.kept > from.stamp {
 				p.unlisted(known, inst)

@@ -36,7 +36,7 @@ func (p *Peers) durable(ctx context.Context) (*registry.Topics, error) {
 	}
 	var err error
 	if list == nil || !s.wait {
-		from := p.begin()
+		from := p.begin(agentid.ID{})
 		err = p.read(ctx, registry.TopicsKey, agentid.ID{}, query{}, list == nil, func(text string, from origin) error {
 			_, err := p.keepTopics(text, from)
 			return err
@@ -64,7 +64,7 @@ func (p *Peers) knownTopics() (*registry.Topics, state) {
 	if p.topics.list == nil {
 		return nil, state{}
 	}
-	return p.topics.list, p.judge(&p.topics.doc, query{}, agentid.ID{}, 0)
+	return p.topics.list, p.judge(&p.topics.doc, query{}, agentid.ID{}, 0, p.cfg.Clock())
 }
 
 func (p *Peers) observeTopics(text string) error {

@@ -171,20 +171,23 @@ func (w *world) keyring(certificates ...string) *capability.Keyring {
 // start makes a further receiving process of "reader".
 func (w *world) start(grace time.Duration) *node {
 	w.t.Helper()
+	return w.startWith(func(c *gate.PeersConfig) { c.FeedGrace = grace })
+}
+
+func (w *world) startWith(configure func(*gate.PeersConfig)) *node {
+	w.t.Helper()
 	n := &node{w: w}
-	var err error
-	n.peers, err = gate.NewPeers(gate.PeersConfig{
-		Roots: []string{publicOf(w.t, w.root)}, Ring: w.ring, Reader: w.store, Clock: w.clock.Now, Log: zerolog.Nop(), FeedGrace: grace,
+	cfg := gate.PeersConfig{
+		Roots: []string{publicOf(w.t, w.root)}, Ring: w.ring, Reader: w.store, Clock: w.clock.Now, Log: zerolog.Nop(),
 		OnChange: func(id agentid.ID) {
 			w.store.set(func(*store) { w.changed = append(w.changed, id) })
 			if w.onChange != nil {
 				w.onChange()
 			}
 		},
-	})
-	if err != nil {
-		w.t.Fatal(err)
 	}
+	configure(&cfg)
+	n.peers = must[*gate.Peers](w.t)(gate.NewPeers(cfg))
 	if err := n.peers.Start(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}

@@ -154,10 +154,38 @@ const (
 // HTTPBody is the largest request body of the control plane's HTTPS endpoint.
 const HTTPBody = 64 << 10
 
+// The audit.
+const (
+	// AuditRecords is the most records of one signed batch.
+	AuditRecords = 256
+	// AuditBatch is the most bytes that the records of one batch take together.
+	AuditBatch = 48 << 10
+	// AuditMessage is the largest message of the audit stream in bytes, headers and
+	// all.
+	AuditMessage = 64 << 10
+	// AuditRecord is the longest record in bytes.
+	AuditRecord = 4 << 10
+	// AuditText is the longest text that one field of a record may hold, in bytes.
+	AuditText = 512
+	// AuditBacklog is the most bytes of records that wait in a process for the
+	// server. What comes beyond is left out and counted.
+	AuditBacklog = 1 << 20
+)
+
+// What a client remembers over a restart.
+const (
+	// Floors is of how many agents and instances it remembers the highest epoch.
+	Floors = 1 << 14
+	// FloorsText is the longest text of all of them in bytes.
+	FloorsText = 4 << 20
+)
+
 // Heartbeats.
 const (
 	// Beat is the longest payload of a heartbeat in bytes.
 	Beat = 1 << 10
+	// BeatMessage is the longest message of one in bytes, envelope and all.
+	BeatMessage = 8 << 10
 	// ClientVersion is the longest client version in bytes.
 	ClientVersion = 64
 )

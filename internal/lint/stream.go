@@ -168,7 +168,11 @@ func checkReplay(c jetstream.StreamConfig, found foundFunc) {
 		}
 	}
 	bad(c.MaxMsgsPerSubject != 1, "max_msgs_per_subject: a nonce could be used twice")
-	bad(c.MaxMsgSize != 1, "max_msg_size: a write may carry headers, and with Nats-Msg-Id a second one succeeds")
+	size := int32(1)
+	if c.Replicas > 1 {
+		size = 80 // the server's own header counts there
+	}
+	bad(c.MaxMsgSize <= 0 || c.MaxMsgSize > size, "max_msg_size: a write may carry headers, and with Nats-Msg-Id a second one succeeds")
 	bad(c.MaxAge < limits.Window+limits.Ahead, "max_age: a nonce is forgotten while its message is still fresh, or never")
 	bad(c.MaxMsgs <= 0 || c.MaxBytes <= 0, "max_msgs, max_bytes: who fills it fills the disk that the registry needs")
 	bad(c.MaxMsgs > 0 && c.MaxMsgs < limits.ReplayRecords || c.MaxBytes > 0 && c.MaxBytes < limits.ReplayBytes,

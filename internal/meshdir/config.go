@@ -26,6 +26,9 @@ const (
 	DefaultSessionTTL      = time.Hour
 	DefaultTokenTTL        = 720 * time.Hour
 	DefaultReplicas        = 1
+	DefaultState           = serverDir
+	DefaultAuditAge        = 7 * 24 * time.Hour
+	DefaultAuditBytes      = 1 << 30
 )
 
 // maxSession bounds how long a user JWT may live: until it ends, its connection
@@ -46,16 +49,22 @@ type Config struct {
 	Session     Session     `yaml:"session"`
 	Certificate Certificate `yaml:"certificate"`
 	Token       Token       `yaml:"token"`
+	Audit       Audit       `yaml:"audit"`
 	Replicas    int         `yaml:"replicas"`
+	State       string      `yaml:"state"` // where the control plane keeps what must not be forgotten; relative to the mesh directory
 }
 
 // NATS is how the nats-servers are reached, and what Init wrote into their
 // configuration.
 type NATS struct {
-	URLs       []string `yaml:"urls"`   // tls://host:port
-	Listen     string   `yaml:"listen"` // host:port
-	Store      string   `yaml:"store"`  // JetStream's directory; relative to the mesh directory
-	ServerName string   `yaml:"server_name"`
+	URLs    []string `yaml:"urls"`    // tls://host:port
+	Servers []Server `yaml:"servers"` // of a cluster; none: there is one server, and the rest is about it
+
+	NoSystemAccount bool `yaml:"insecure_no_system_account"`
+
+	Listen     string `yaml:"listen"` // host:port
+	Store      string `yaml:"store"`  // JetStream's directory; relative to the mesh directory
+	ServerName string `yaml:"server_name"`
 }
 
 // Control is the control plane's HTTPS endpoint.
@@ -86,18 +95,37 @@ type Token struct {
 	TTL time.Duration `yaml:"ttl"`
 }
 
+// Audit is what is kept of the records of who did what.
+type Audit struct {
+	MaxAge   time.Duration `yaml:"max_age"`
+	MaxBytes int64         `yaml:"max_bytes"` // on each server that has a copy
+}
+
+// minAuditBytes keeps the audit from being a formality.
+const minAuditBytes = 1 << 20
+
 // defaults are the settings that a file may leave out. The trust domain and the
 // addresses are not among them: guessed ones would be of another mesh.
 func defaults() Config {
 	return Config{
 		Prefix:      subject.DefaultPrefix,
-		NATS:        NATS{Store: DefaultStore, ServerName: DefaultServerName},
 		Heartbeat:   Heartbeat{Interval: DefaultInterval, Timeout: DefaultTimeout, MassExpiryShare: DefaultMassExpiryShare},
 		Session:     Session{TTL: DefaultSessionTTL},
 		Certificate: Certificate{TTL: pki.DefaultAgentTTL},
 		Token:       Token{TTL: DefaultTokenTTL},
+		Audit:       Audit{MaxAge: DefaultAuditAge, MaxBytes: DefaultAuditBytes},
 		Replicas:    DefaultReplicas,
+		State:       DefaultState,
 	}
+}
+
+// Insecure names the settings that are on and that take protection away.
+func (c Config) Insecure() []string {
+	var out []string
+	if c.NATS.NoSystemAccount {
+		out = append(out, "nats.insecure_no_system_account")
+	}
+	return out
 }
 
 // check names the first setting that cannot be used.
@@ -116,14 +144,13 @@ func (c Config) check() error {
 			return fmt.Errorf("nats.urls: %w", err)
 		}
 	}
-	if err := checkListen(c.NATS.Listen); err != nil {
-		return fmt.Errorf("nats.listen: %w", err)
+	if err := c.checkServers(); err != nil {
+		return err
 	}
-	if c.NATS.Store == "" {
-		return errors.New("nats.store: must not be empty")
-	}
-	if c.NATS.ServerName == "" {
-		return errors.New("nats.server_name: must not be empty")
+	if len(c.NATS.Servers) == 0 {
+		if err := checkListen(c.NATS.Listen); err != nil {
+			return fmt.Errorf("nats.listen: %w", err)
+		}
 	}
 	if err := checkListen(c.Control.Listen); err != nil {
 		return fmt.Errorf("control.listen: %w", err)
@@ -152,6 +179,15 @@ func (c Config) checkTimes() error {
 	}
 	if c.Token.TTL <= 0 {
 		return errors.New("token.ttl: must be longer than 0s")
+	}
+	if c.Audit.MaxAge < time.Minute {
+		return errors.New("audit.max_age: must be at least 1m")
+	}
+	if c.Audit.MaxBytes < minAuditBytes {
+		return fmt.Errorf("audit.max_bytes: must be at least %d", minAuditBytes)
+	}
+	if c.State == "" {
+		return errors.New("state: must not be empty")
 	}
 	if c.Replicas < 1 || c.Replicas > maxReplicas {
 		return fmt.Errorf("replicas: must be 1 to %d", maxReplicas)

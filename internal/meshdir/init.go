@@ -165,6 +165,9 @@ func (b *builder) control() error {
 
 func (b *builder) nats() error {
 	c := b.mesh.Config
+	if len(c.NATS.Servers) > 0 {
+		return b.cluster()
+	}
 	if err := b.server("nats", hosts(b.options.Hosts, c.NATS.URLs...), natsDir, "server"); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ var (
 		"tokens.nk", "records.nk", "issuer.nk", "xkey.nk", "service.nk", "system.nk",
 		"agent-ca.key", "infra-ca.key", "control.key",
 	}
-	natsSecrets = []string{"server.key"}
+	natsSecrets = []string{"server.key", secretFile}
 )
 
 // trust is server/signing-keys.json: what every agent pins and is told. All of
@@ -101,11 +101,16 @@ func (m *Mesh) path(elem ...string) string {
 
 // checkSecrets looks at the modes of all secret files and reads none of them.
 func (m *Mesh) checkSecrets() error {
-	for _, d := range []struct {
+	type folder struct {
 		name    string
 		files   []string
 		missing bool // may be: root/ is offline, nats/ is on another host
-	}{{rootDir, rootSecrets, true}, {serverDir, serverSecrets, false}, {natsDir, natsSecrets, true}} {
+	}
+	folders := []folder{{rootDir, rootSecrets, true}, {serverDir, serverSecrets, false}}
+	for _, dir := range m.natsDirs() {
+		folders = append(folders, folder{dir, natsSecrets, true})
+	}
+	for _, d := range folders {
 		for _, name := range d.files {
 			path := m.path(d.name, name)
 			info, err := os.Stat(path)
@@ -179,14 +184,12 @@ func (m *Mesh) Founders() ([]registry.Founder, error) {
 	return f, readJSON(m.path(serverDir, "bootstrap.json"), &f)
 }
 
-// ServerConf returns the path of the nats-server configuration.
-func (m *Mesh) ServerConf() string { return m.path(natsDir, "nats-server.conf") }
-
 // AgentDir returns the path of the directory of an agent that lives with the
 // mesh.
 func (m *Mesh) AgentDir(id string) string { return m.path(agentsDir, id) }
 
-// Store returns the absolute path of JetStream's directory.
+// Store returns the absolute path of JetStream's directory where there is one
+// nats-server.
 func (m *Mesh) Store() string {
 	if filepath.IsAbs(m.Config.NATS.Store) {
 		return m.Config.NATS.Store
@@ -194,26 +197,55 @@ func (m *Mesh) Store() string {
 	return m.path(m.Config.NATS.Store)
 }
 
-// NATSConfig returns what nats-server.conf is written from. All paths in it are
-// absolute, because nats-server resolves others against its working directory.
+// State returns the absolute path of the directory that the control plane keeps its
+// log of epochs in.
+func (m *Mesh) State() string {
+	if filepath.IsAbs(m.Config.State) {
+		return m.Config.State
+	}
+	return m.path(m.Config.State)
+}
+
+// NATSConfig returns what nats-server.conf is written from; on a cluster, that of
+// the first server.
 func (m *Mesh) NATSConfig() (natsconf.Config, error) {
+	all, err := m.NATSConfigs()
+	if err != nil {
+		return natsconf.Config{}, err
+	}
+	return all[0], nil
+}
+
+// NATSConfigs returns what the configurations of all nats-servers are written
+// from. All paths in them are absolute, because nats-server resolves others
+// against its working directory.
+func (m *Mesh) NATSConfigs() ([]natsconf.Config, error) {
 	space, err := subject.New(m.Config.Prefix)
 	if err != nil {
-		return natsconf.Config{}, fmt.Errorf("meshdir: %w", err)
+		return nil, fmt.Errorf("meshdir: %w", err)
 	}
-	c := natsconf.Config{
-		Name: m.Config.NATS.ServerName, Listen: m.Config.NATS.Listen, StoreDir: m.Store(), Space: space,
-		TLS: natsconf.TLS{Cert: m.path(natsDir, "server.crt"), Key: m.path(natsDir, "server.key"), CA: m.path(natsDir, "ca.crt")},
-	}
+	c := natsconf.Config{Space: space, NoSystem: m.Config.NATS.NoSystemAccount}
 	for _, k := range []struct {
 		key keyFile
 		to  *string
 	}{{issuerKey, &c.Issuer}, {xKey, &c.XKey}, {serviceKey, &c.Service}, {systemKey, &c.System}} {
+		if k.key == systemKey && c.NoSystem {
+			continue
+		}
 		if *k.to, err = m.public(k.key); err != nil {
-			return natsconf.Config{}, err
+			return nil, err
 		}
 	}
-	return c, nil
+	var out []natsconf.Config
+	for _, s := range m.Config.NATS.Servers {
+		out = append(out, m.member(c, s))
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	c.Name, c.Listen, c.StoreDir = m.Config.NATS.ServerName, m.Config.NATS.Listen, m.Store()
+	c.TLS = natsconf.TLS{Cert: m.path(natsDir, "server.crt"), Key: m.path(natsDir, "server.key"), CA: m.path(natsDir, "ca.crt")}
+	return []natsconf.Config{c}, nil
 }
 
 // readJSON reads one JSON document of the mesh's own, in which nothing unknown

@@ -16,8 +16,10 @@ func keys(t reflect.Type) []string {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		out = append(out, f.Tag.Get("yaml"))
-		if f.Type.Kind() == reflect.Struct {
-			out = append(out, keys(f.Type)...)
+		if inner := f.Type; inner.Kind() == reflect.Slice && inner.Elem().Kind() == reflect.Struct {
+			out = append(out, keys(inner.Elem())...)
+		} else if inner.Kind() == reflect.Struct {
+			out = append(out, keys(inner)...)
 		}
 	}
 	return out

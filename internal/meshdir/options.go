@@ -21,6 +21,14 @@ type InitOptions struct {
 	NATSStore  string // JetStream's directory, relative to the mesh directory; DefaultStore where empty
 	ServerName string // DefaultServerName where empty
 
+	// NoSystemAccount leaves the control plane without a user in the account SYS:
+	// it cannot close connections.
+	NoSystemAccount bool
+
+	// Servers are those of a cluster; the four settings above are then left empty,
+	// but for NATSURL, which is that of all of them where empty.
+	Servers []Server
+
 	ControlListen string // host:port; DefaultControlListen where empty
 	ControlURL    string // https://host:port; of ControlListen where empty
 
@@ -33,7 +41,8 @@ type InitOptions struct {
 	Session     Session     // DefaultSessionTTL where zero
 	Certificate Certificate // pki.DefaultAgentTTL where zero
 	Token       Token       // DefaultTokenTTL where zero
-	Replicas    int         // DefaultReplicas where zero
+	Audit       Audit       // zero fields take the defaults
+	Replicas    int         // DefaultReplicas where zero, on a cluster three
 
 	Now time.Time // the wall clock where zero
 }
@@ -42,10 +51,21 @@ func (o InitOptions) config() (Config, error) {
 	c := defaults()
 	c.TrustDomain = cmp.Or(o.TrustDomain, DefaultTrustDomain)
 	c.Prefix = cmp.Or(o.Prefix, c.Prefix)
-	c.NATS.Listen = cmp.Or(o.NATSListen, DefaultNATSListen)
-	c.NATS.URLs = strings.Split(cmp.Or(o.NATSURL, "tls://"+dialable(c.NATS.Listen)), ",")
-	c.NATS.Store = cmp.Or(o.NATSStore, c.NATS.Store)
-	c.NATS.ServerName = cmp.Or(o.ServerName, c.NATS.ServerName)
+	c.NATS = NATS{Servers: o.Servers, Listen: o.NATSListen, Store: o.NATSStore, ServerName: o.ServerName}
+	c.Replicas = DefaultReplicas
+	if len(o.Servers) > 0 {
+		c.Replicas = clusterReplicas
+		urls, _ := cluster(o.Servers)
+		c.NATS.URLs = urls
+	} else {
+		c.NATS.single()
+		c.NATS.Listen = cmp.Or(o.NATSListen, DefaultNATSListen)
+		c.NATS.URLs = []string{"tls://" + dialable(c.NATS.Listen)}
+	}
+	c.NATS.NoSystemAccount = o.NoSystemAccount
+	if o.NATSURL != "" {
+		c.NATS.URLs = strings.Split(o.NATSURL, ",")
+	}
 	c.Control.Listen = cmp.Or(o.ControlListen, DefaultControlListen)
 	c.Control.URL = cmp.Or(o.ControlURL, "https://"+dialable(c.Control.Listen))
 	if o.Heartbeat.Interval != 0 {
@@ -57,6 +77,8 @@ func (o InitOptions) config() (Config, error) {
 	c.Session.TTL = cmp.Or(o.Session.TTL, c.Session.TTL)
 	c.Certificate.TTL = cmp.Or(o.Certificate.TTL, c.Certificate.TTL)
 	c.Token.TTL = cmp.Or(o.Token.TTL, c.Token.TTL)
+	c.Audit.MaxAge = cmp.Or(o.Audit.MaxAge, c.Audit.MaxAge)
+	c.Audit.MaxBytes = cmp.Or(o.Audit.MaxBytes, c.Audit.MaxBytes)
 	c.Replicas = cmp.Or(o.Replicas, c.Replicas)
 	return c, c.check()
 }

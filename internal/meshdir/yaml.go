@@ -72,6 +72,9 @@ func parse(path string, text []byte) (Config, error) {
 	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return Config{}, &Error{Path: path, Problem: "holds more than one YAML document"}
 	}
+	if len(c.NATS.Servers) == 0 {
+		c.NATS.single()
+	}
 	if err := c.check(); err != nil {
 		return Config{}, &Error{Path: path, Problem: err.Error(), cause: err}
 	}

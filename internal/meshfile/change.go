@@ -88,6 +88,7 @@ func settingChanges(k Kind, from, to registry.NewAgent) []Change {
 	one("kind", string(from.Kind), string(to.Kind))
 	one("heartbeat", string(from.Heartbeat), string(to.Heartbeat))
 	one("readmit", string(from.Readmit), string(to.Readmit))
+	one("sessions", string(from.Sessions), string(to.Sessions))
 	one("stock", strconv.FormatBool(from.Stock), strconv.FormatBool(to.Stock))
 	one("depth", strconv.Itoa(from.Depth), strconv.Itoa(to.Depth))
 	for _, k := range labelNames(from.Labels, to.Labels) {

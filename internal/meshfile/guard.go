@@ -69,7 +69,7 @@ func (p *planner) narrowsSelf() string {
 			switch {
 			case c.Kind == Ungrant && c.Field == "call" && c.From == adminScope.String():
 				return "the right to administer"
-			case c.Kind == Set && slices.Contains([]string{"kind", "heartbeat", "readmit", "stock"}, c.Field):
+			case c.Kind == Set && slices.Contains([]string{"kind", "heartbeat", "readmit", "sessions", "stock"}, c.Field):
 				return "the " + c.Field
 			}
 		}

@@ -42,6 +42,9 @@ func settle(a *registry.NewAgent) {
 	if a.Readmit == "" {
 		a.Readmit = registry.ReadmitAttestation
 	}
+	if a.Sessions == "" {
+		a.Sessions = registry.SessionsAny
+	}
 	if a.Depth == 0 {
 		a.Depth = registry.DefaultDepth
 	}

@@ -185,6 +185,9 @@ func (a *member) set(s wire.Settings) {
 	if s.Heartbeat != nil {
 		a.Heartbeat = *s.Heartbeat
 	}
+	if s.Sessions != nil {
+		a.Sessions = *s.Sessions
+	}
 	if s.Readmit != nil {
 		a.Readmit = *s.Readmit
 	}
@@ -198,7 +201,7 @@ func (a *member) set(s wire.Settings) {
 
 func (a *member) view() wire.AgentView {
 	v := wire.AgentView{
-		Agent: a.Agent, Status: a.status, Kind: a.Kind, Heartbeat: a.Heartbeat, Readmit: a.Readmit, Stock: a.Stock, Depth: a.Depth, Labels: a.Labels,
+		Agent: a.Agent, Status: a.status, Kind: a.Kind, Heartbeat: a.Heartbeat, Readmit: a.Readmit, Sessions: a.Sessions, Stock: a.Stock, Depth: a.Depth, Labels: a.Labels,
 		Call: a.Rights.Call, Handle: a.Rights.Handle, Publish: a.Rights.Publish, Subscribe: a.Rights.Subscribe, MayDelegate: a.Rights.MayDelegate,
 		Plain: wire.PlainView{Publish: a.Rights.Plain.Publish, Subscribe: a.Rights.Plain.Subscribe},
 	}

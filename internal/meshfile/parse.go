@@ -22,7 +22,7 @@ var (
 	fileKeys  = []string{"version", "topics", "agents"}
 	topicKeys = []string{"max_age"}
 	agentKeys = []string{
-		"kind", "heartbeat", "readmit", "stock", "depth",
+		"kind", "heartbeat", "readmit", "sessions", "stock", "depth",
 		"call", "handle", "publish", "subscribe", "may_delegate", "plain", "labels",
 	}
 	plainKeys = []string{"publish", "subscribe"}
@@ -165,6 +165,11 @@ func settings(a *registry.NewAgent, keys map[string]entry) (err *Error) {
 	}
 	if e, ok := keys["readmit"]; ok {
 		if a.Readmit, err = oneOf(e, registry.ReadmitAttestation, registry.ReadmitManual); err != nil {
+			return err
+		}
+	}
+	if e, ok := keys["sessions"]; ok {
+		if a.Sessions, err = oneOf(e, registry.SessionsAny, registry.SessionsSingle); err != nil {
 			return err
 		}
 	}

@@ -42,6 +42,7 @@ agents:
   reader:
     heartbeat: always
     readmit: manual
+    sessions: single
     depth: 1
     call: [write:reports, read:mail]
     handle: [read:logs]
@@ -68,7 +69,7 @@ func TestParse(t *testing.T) {
 		t.Fatalf("got agents %s", got)
 	}
 	r, _ := m.Agent(agentid.Require("reader"))
-	if r.Kind != registry.Service || r.Heartbeat != registry.HeartbeatAlways || r.Readmit != registry.ReadmitManual || r.Depth != 1 || r.Stock {
+	if r.Kind != registry.Service || r.Heartbeat != registry.HeartbeatAlways || r.Readmit != registry.ReadmitManual || r.Sessions != registry.SessionsSingle || r.Depth != 1 || r.Stock {
 		t.Errorf("got settings %+v", r)
 	}
 	if fmt.Sprint(r.Rights.Call) != "[read:mail write:reports]" || fmt.Sprint(r.Rights.Subscribe) != "[alerts news.daily]" ||
@@ -125,6 +126,7 @@ agents:
   reader:
     heartbeat: always
     readmit: manual
+    sessions: single
     depth: 1
     call: [read:mail, write:reports]
     handle: [read:logs]
@@ -233,6 +235,7 @@ func TestParseRefuses(t *testing.T) {
 		"plain too many":      {agent("plain:\n      publish:\n" + many(limits.Plain+1, "        - x.%d\n")), 4, "at most 64", ""},
 		"kind":                {agent("kind: robot"), 4, `kind "robot" is not service, person or job`, ""},
 		"heartbeat":           {agent("heartbeat: 30s"), 4, `heartbeat "30s" is not session, always or none`, ""},
+		"sessions":            {agent("sessions: one"), 4, `sessions "one" is not any or single`, ""},
 		"readmit":             {agent("readmit: never"), 4, `readmit "never" is not attestation or manual`, ""},
 		"stock as text":       {agent("stock: \"true\""), 4, `"stock" is not true or false`, ""},
 		"stock in capitals":   {agent("stock: True"), 4, `"stock" is not true or false`, ""},

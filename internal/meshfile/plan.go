@@ -164,6 +164,9 @@ func settingsOf(from, to registry.NewAgent) wire.Settings {
 	if from.Readmit != to.Readmit {
 		s.Readmit = &to.Readmit
 	}
+	if from.Sessions != to.Sessions {
+		s.Sessions = &to.Sessions
+	}
 	if from.Stock != to.Stock {
 		s.Stock = &to.Stock
 	}

@@ -165,6 +165,7 @@ func TestRefusals(t *testing.T) {
 		"right to another, allow": {base + second, "version: 1\nagents:\n" + second + "  admin: {kind: person, heartbeat: none}\n", nil, meshfile.Options{AllowSelf: true}, "", ""},
 		"the other is suspended": {base + second, "version: 1\nagents:\n" + second + "  admin: {kind: person, heartbeat: none}\n",
 			func(m *mesh) { m.agents[agentid.Require("boss")].status = registry.Suspended }, meshfile.Options{AllowSelf: true}, "no active agent would be left", ""},
+		"own sessions":    {base, strings.Replace(base, "kind: person", "kind: person, sessions: single", 1), nil, meshfile.Options{}, `the sessions of "admin"`, "--allow-self"},
 		"own readmission": {base, strings.Replace(base, "kind: person", "kind: person, readmit: manual", 1), nil, meshfile.Options{}, `the readmit of "admin"`, "--allow-self"},
 		"own heartbeat":   {base, strings.Replace(base, "heartbeat: none", "heartbeat: always", 1), nil, meshfile.Options{}, `the heartbeat of "admin"`, "--allow-self"},
 		"own kind, allow": {base, strings.Replace(base, "person", "service", 1), nil, meshfile.Options{AllowSelf: true}, "", ""},

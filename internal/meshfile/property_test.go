@@ -50,7 +50,8 @@ func (r random) agent(id agentid.ID) registry.NewAgent {
 	a := registry.NewAgent{
 		Agent: id, Kind: one(r, registry.Service, registry.Service, registry.Job), Stock: r.IntN(4) == 0,
 		Heartbeat: one(r, registry.HeartbeatSession, registry.HeartbeatAlways, registry.HeartbeatNone),
-		Readmit:   one(r, registry.ReadmitAttestation, registry.ReadmitManual), Depth: 1 + r.IntN(4), Rights: r.rights(),
+		Readmit:   one(r, registry.ReadmitAttestation, registry.ReadmitManual),
+		Sessions:  one(r, registry.SessionsAny, registry.SessionsSingle), Depth: 1 + r.IntN(4), Rights: r.rights(),
 	}
 	for _, k := range some(r, "team", "tier") {
 		if a.Labels == nil {
@@ -63,7 +64,7 @@ func (r random) agent(id agentid.ID) registry.NewAgent {
 
 // operator is the agent that applies, which keeps its right.
 func (r random) operator() registry.NewAgent {
-	a := registry.NewAgent{Agent: admin, Kind: registry.Person, Heartbeat: registry.HeartbeatNone, Readmit: registry.ReadmitAttestation, Depth: registry.DefaultDepth, Rights: r.rights()}
+	a := registry.NewAgent{Agent: admin, Kind: registry.Person, Heartbeat: registry.HeartbeatNone, Readmit: registry.ReadmitAttestation, Sessions: registry.SessionsAny, Depth: registry.DefaultDepth, Rights: r.rights()}
 	a.Rights.Call = append(a.Rights.Call, capability.RequireScope(wire.AdminScope))
 	return a
 }

@@ -80,6 +80,7 @@ func (w *writer) settings(a registry.NewAgent) {
 	w.word("kind", string(a.Kind), string(registry.Service))
 	w.word("heartbeat", string(a.Heartbeat), string(usualHeartbeat(a.Stock)))
 	w.word("readmit", string(a.Readmit), string(registry.ReadmitAttestation))
+	w.word("sessions", string(a.Sessions), string(registry.SessionsAny))
 	if a.Stock {
 		w.line(2, "stock: true")
 	}

@@ -280,6 +280,14 @@ func TestSystemUser(t *testing.T) {
 	if c := conns.Data.Connections; len(c) != 1 || c[0].CID != cid || c[0].User != "reader" {
 		t.Errorf("CONNZ: got %+v, want connection %d of reader", c, cid)
 	}
+	one := `{"auth":true,"cid":` + strconv.FormatUint(cid, 10) + `}`
+	conns.Data.Connections = nil
+	if err := json.Unmarshal(request(t, sys, "$SYS.REQ.SERVER."+m.Server.ID()+".CONNZ", one).Data, &conns); err != nil {
+		t.Fatal(err)
+	}
+	if c := conns.Data.Connections; len(c) != 1 || c[0].CID != cid {
+		t.Errorf("CONNZ of one server: got %+v, want connection %d", c, cid)
+	}
 	if got := request(t, sys, "$SYS.REQ.SERVER.PING.IDZ", "").Data; !strings.Contains(string(got), m.Server.ID()) {
 		t.Errorf("IDZ: got %q, want the server's ID", got)
 	}

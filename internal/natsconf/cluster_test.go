@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,9 +13,11 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
 
+	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
 	"github.com/sealmesh/sealmesh/internal/natsserver"
 	"github.com/sealmesh/sealmesh/internal/natstest"
@@ -102,6 +105,110 @@ func TestCluster(t *testing.T) {
 	if c := log.Complaints("Error trying to connect to route", "Waiting for routing", "not established contact with a meta leader"); len(c) > 0 {
 		t.Errorf("the servers complain: %q", c)
 	}
+}
+
+// Three copies of the replay store take each nonce once, from whichever server it
+// comes and however many bring it at the same moment, and nothing but an empty
+// message. An event of the largest size is stored.
+func TestStoresOnACluster(t *testing.T) {
+	t.Parallel()
+	m := natstest.Prepare(t)
+	routes := natstest.FreeAddrs(t, 3)
+	var nodes []*natsserver.Server
+	for i, name := range []string{"n1", "n2", "n3"} {
+		dir := t.TempDir()
+		nodes = append(nodes, startMember(t, clusterOf(t, m, dir, name, routes[i], routes...), dir, zerolog.Nop()))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, n := range nodes {
+		if err := n.Ready(ctx); err != nil {
+			t.Fatalf("%s: %v", n.Name(), err)
+		}
+	}
+	m.Attach(t, nodes[0])
+	stored, err := jetstream.NewWithAPIPrefix(m.Service, natsconf.StoreAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []jetstream.StreamConfig{natsconf.Replay(5*time.Minute, 3), natsconf.Events(m.Space, []string{"news"}, time.Hour, 3)} {
+		eventually(t, c.Name, func() bool { // the third server may be a moment late
+			_, err = stored.CreateStream(ctx, c)
+			return err == nil
+		})
+	}
+	const burnable, news = "$KV.MESH_REPLAY.read.logs.bob.", "mesh.event.bob.news"
+	agent := m.NewAgent(t, "bob", []string{burnable + "*", news}, nil)
+	var conns []*nats.Conn
+	for _, n := range nodes {
+		conns = append(conns, dialAs(t, m, n, agent))
+	}
+	write := func(nc *nats.Conn, msg *nats.Msg) string {
+		reply, err := nc.RequestMsgWithContext(ctx, msg)
+		if err != nil {
+			t.Error(err)
+			return ""
+		}
+		return string(reply.Data)
+	}
+	for nonce := range 50 {
+		took := make(chan bool)
+		const each = 4
+		for i := range each * len(conns) {
+			go func() {
+				answer := write(conns[i%len(conns)], nats.NewMsg(burnable+strconv.Itoa(nonce)))
+				took <- strings.Contains(answer, `"seq"`) && !strings.Contains(answer, "error")
+			}()
+		}
+		first := 0
+		for range each * len(conns) {
+			if <-took {
+				first++
+			}
+		}
+		if first != 1 {
+			t.Errorf("nonce %d was taken %d times, want once", nonce, first)
+		}
+	}
+	full := nats.NewMsg(burnable + "full")
+	full.Data = make([]byte, 100)
+	if answer := write(conns[1], full); !strings.Contains(answer, "10054") {
+		t.Errorf("a nonce with a payload: got %s, want that it is too large", answer)
+	}
+	id := nats.NewMsg(burnable + "id")
+	id.Header = nats.Header{"Nats-Msg-Id": {strings.Repeat("x", 60)}}
+	if answer := write(conns[2], id); !strings.Contains(answer, "10054") {
+		t.Errorf("a nonce with a header: got %s, want that it is too large", answer)
+	}
+	event := nats.NewMsg(news)
+	event.Header = nats.Header{"Nats-Msg-Id": {"n"}}
+	event.Data = make([]byte, limits.EventBytes-len("NATS/1.0\r\nNats-Msg-Id: n\r\n\r\n"))
+	for _, nc := range conns {
+		if answer := write(nc, event); !strings.Contains(answer, `"seq"`) {
+			t.Errorf("the largest event: got %s", answer)
+		}
+	}
+	stream, err := stored.Stream(ctx, natsconf.EventsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := stream.GetMsg(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Header) != 1 || len(got.Data) != len(event.Data) || stream.CachedInfo().State.Msgs != 1 {
+		t.Errorf("stored: %d bytes, %d headers, %d messages; want what was sent, once", len(got.Data), len(got.Header), stream.CachedInfo().State.Msgs)
+	}
+}
+
+func dialAs(t *testing.T, m *natstest.Mesh, srv *natsserver.Server, a *natstest.Agent) *nats.Conn {
+	t.Helper()
+	nc, err := m.DialServer(srv, a.Key, a.Cert, nats.CustomInboxPrefix(a.Inbox()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
 }
 
 // A stock nats-server that holds an agent's certificate would join as a route

@@ -38,6 +38,7 @@ const minPassword = 20
 type Config struct {
 	Name     string        // server_name, unique in a cluster
 	Listen   string        // host:port for clients; port -1 takes a free one (tests)
+	Announce string        // host:port by which clients hear of this server from others of a cluster; empty: where it listens
 	StoreDir string        // JetStream's directory
 	TLS      TLS           // CA: agent CA and infra CA in one file
 	Space    subject.Space // the zero Space is an error
@@ -45,7 +46,10 @@ type Config struct {
 	Issuer  string // public account nkey ("A…") that signs user JWTs
 	XKey    string // public curve key ("X…") that callout traffic is sealed to
 	Service string // public user nkey ("U…") of the control plane in CTRL
-	System  string // public user nkey ("U…") of the control plane in SYS
+	System  string // public user nkey ("U…") of the control plane in SYS; empty with NoSystem alone
+
+	// NoSystem: the control plane has no user in SYS and cannot close connections.
+	NoSystem bool
 
 	Limits  Limits   // of the account MESH; zero fields take the defaults
 	Cluster *Cluster // nil: a single server
@@ -69,10 +73,11 @@ type Limits struct {
 
 // Cluster is the route listener of one server.
 type Cluster struct {
-	Name   string // the same on every server
-	Listen string // host:port
-	TLS    TLS    // CA: the infra CA alone
-	Secret string // file with the text of ClusterSecret, mode 0600, relative to the configuration file
+	Name     string // the same on every server
+	Listen   string // host:port
+	Announce string // host:port by which servers hear of this one from each other; empty: where they saw it
+	TLS      TLS    // CA: the infra CA alone
+	Secret   string // file with the text of ClusterSecret, mode 0600, relative to the configuration file
 }
 
 //go:embed nats-server.conf.tmpl
@@ -108,6 +113,9 @@ func (c Config) check() error {
 	if err := checkListen("client listener", c.Listen); err != nil {
 		return err
 	}
+	if err := checkAnnounce("client listener", c.Announce); err != nil {
+		return err
+	}
 	if err := checkPath("JetStream directory", c.StoreDir); err != nil {
 		return err
 	}
@@ -121,7 +129,9 @@ func (c Config) check() error {
 		return errors.New("natsconf: the xkey is not a public curve key")
 	case !nkeys.IsValidPublicUserKey(c.Service):
 		return errors.New("natsconf: the service user is not a public user nkey")
-	case !nkeys.IsValidPublicUserKey(c.System):
+	case c.NoSystem && c.System != "":
+		return errors.New("natsconf: a control plane without a user in SYS has no key for one")
+	case !c.NoSystem && !nkeys.IsValidPublicUserKey(c.System):
 		return errors.New("natsconf: the system user is not a public user nkey")
 	case c.Service == c.System:
 		return errors.New("natsconf: the service user and the system user must have keys of their own")
@@ -143,6 +153,9 @@ func (c Config) check() error {
 		return err
 	}
 	if err := checkListen("route listener", c.Cluster.Listen); err != nil {
+		return err
+	}
+	if err := checkAnnounce("route listener", c.Cluster.Announce); err != nil {
 		return err
 	}
 	if err := c.Cluster.TLS.check("route listener"); err != nil {
@@ -249,6 +262,17 @@ func checkListen(what, s string) error {
 		return fmt.Errorf("natsconf: %s address %q has no valid port", what, s)
 	}
 	return nil
+}
+
+// checkAnnounce takes what others can dial, or nothing.
+func checkAnnounce(what, s string) error {
+	if s == "" {
+		return nil
+	}
+	if host, port, err := net.SplitHostPort(s); err == nil && (host == "" || port == "-1") {
+		return fmt.Errorf("natsconf: announced address %q of the %s has no host or no port", s, what)
+	}
+	return checkListen("announced "+what, s)
 }
 
 func checkPath(what, s string) error {

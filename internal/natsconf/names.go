@@ -16,6 +16,7 @@ const (
 	AgentsBucket = subject.AgentsBucket
 	ChainsBucket = subject.ChainsBucket
 	BeatsStream  = "MESH_BEATS"
+	AuditStream  = "MESH_AUDIT"
 	ReplayBucket = subject.ReplayBucket
 	EventsStream = subject.EventsStream
 )

@@ -16,6 +16,12 @@ func ReplayAge(window time.Duration) time.Duration {
 	return window + limits.Ahead + 30*time.Second
 }
 
+// requestInfo is the room for the header that nats-server puts on what it takes
+// from another account, Nats-Request-Info with the account and a round trip time.
+// A stream of several replicas counts it as part of the message, one of a single
+// replica takes it off first.
+const requestInfo = 80
+
 // Replay is the first-write-wins stream behind the replay bucket. Create it
 // through the StoreAPI prefix. It looks like a KV bucket to readers, but nobody,
 // the control plane included, can take a nonce back: second writes, deletes,
@@ -23,13 +29,16 @@ func ReplayAge(window time.Duration) time.Duration {
 //
 // A write is empty and has no header; the message size refuses any other,
 // because a Nats-Msg-Id would make the server call a second write a success
-// ("duplicate") and a payload would fill the disk.
+// ("duplicate") and a payload would fill the disk. With several replicas the
+// server's own header needs room, in which a short one of the writer fits as
+// well: it deceives nobody but its writer, who could as well not ask, and not
+// even him after a moment, which is all that such IDs are remembered for.
 //
 // Where it is full nothing new is burnt, so that calls are refused and the
 // server, which keeps the registry as well, is not harmed. Nothing is pushed out:
 // with an old limit on its size, whoever may burn could have it forget.
 func Replay(window time.Duration, replicas int) jetstream.StreamConfig {
-	return jetstream.StreamConfig{
+	c := jetstream.StreamConfig{
 		Name:                 subject.KVStream(ReplayBucket),
 		Description:          "nonces of calls, first write wins",
 		Subjects:             []string{subject.KV(ReplayBucket, ">")},
@@ -46,6 +55,10 @@ func Replay(window time.Duration, replicas int) jetstream.StreamConfig {
 		AllowDirect:          false, // a read must come from the leader, and only that crosses the border
 		MaxMsgSize:           1,     // zero would be unlimited
 	}
+	if replicas > 1 {
+		c.MaxMsgSize, c.Duplicates = requestInfo, 100*time.Millisecond // the shortest that there is
+	}
+	return c
 }
 
 // Events is the stream of durable topics in STORE. Create it through the
@@ -77,7 +90,36 @@ func Events(space subject.Space, topics []string, maxAge time.Duration, replicas
 	for _, t := range topics {
 		c.Subjects = append(c.Subjects, space.EventFilter(t))
 	}
+	if replicas > 1 {
+		c.MaxMsgSize += requestInfo
+	}
 	return c
+}
+
+// Audit is the stream of verdicts in CTRL: signed batches of records by every
+// instance, oldest out first.
+//
+// It has no acknowledgements, for the reason that [Beats] has none. Nobody deletes
+// or purges, the control plane included, and the server takes neither back later.
+// Nor does it bound what one instance writes: one that writes more than its share
+// pushes out the oldest records, of whomever they are. So whoever reads says from
+// when on there is anything.
+func Audit(space subject.Space, maxAge time.Duration, maxBytes int64, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        AuditStream,
+		Description: "verdicts of every instance, in signed batches",
+		Subjects:    []string{space.AuditFilter()},
+		Storage:     jetstream.FileStorage,
+		Compression: jetstream.S2Compression,
+		Replicas:    replicas,
+		MaxAge:      maxAge,
+		MaxBytes:    maxBytes,
+		MaxMsgSize:  limits.AuditMessage,
+		Discard:     jetstream.DiscardOld,
+		DenyDelete:  true,
+		DenyPurge:   true,
+		NoAck:       true,
+	}
 }
 
 // Beats is the stream of heartbeats in CTRL, one message a subject.

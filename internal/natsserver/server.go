@@ -204,3 +204,12 @@ func (s *Server) Close() {
 	s.close.Do(s.srv.Shutdown)
 	s.srv.WaitForShutdown()
 }
+
+// StopJetStream takes JetStream away and leaves the connections. It is back with
+// the next start.
+func (s *Server) StopJetStream() error {
+	if err := s.srv.DisableJetStream(); err != nil {
+		return fmt.Errorf("natsserver: %w", err)
+	}
+	return nil
+}

@@ -24,7 +24,7 @@ const (
 	OpUngrant Op = "ungrant" // Target, Rights → CutResult
 	OpJoin    Op = "join"    // Target, Join → AddResult
 	OpSuspend Op = "suspend" // Target, Reason → CutResult
-	OpResume  Op = "resume"  // Target, Reason → AgentView
+	OpResume  Op = "resume"  // Target (agent or instance), Reason → AgentView
 	OpRevoke  Op = "revoke"  // Target (agent or instance), Reason → CutResult
 	OpRemove  Op = "remove"  // Target, Reason → CutResult
 	OpStatus  Op = "status"  // → MeshStatus
@@ -36,6 +36,9 @@ const (
 	OpTopicAdd    Op = "topic-add"    // Topic: adds or changes it → TopicList
 	OpTopicRemove Op = "topic-remove" // Topic.Topic → TopicList
 	OpLint        Op = "lint"         // → LintReport
+	OpMonitor     Op = "monitor"      // Monitor, Reason → MonitorStatus
+	OpBlast       Op = "blast"        // Target → Blast
+	OpSince       Op = "since"        // Target (agent or instance), Since → Compromise
 )
 
 // AdminRequest is one operation; which fields count depends on Op. Unknown
@@ -54,7 +57,9 @@ type AdminRequest struct {
 	Settings *Settings       `json:"settings,omitempty"`
 	Topic    *registry.Topic `json:"topic,omitempty"`
 	DryRun   bool            `json:"dry_run,omitempty"` // suspend, revoke, rm, ungrant, end: say what would be cut
+	Monitor  string          `json:"monitor,omitempty"` // monitor: status, release or confirm
 	After    agentid.ID      `json:"after,omitzero"`    // list: those behind this one; zero: from the first
+	Since    time.Time       `json:"since,omitzero"`    // since: from when on
 }
 
 // Settings are what an operator may change of an agent besides its rights; what
@@ -107,6 +112,7 @@ type AgentView struct {
 	Kind        registry.Kind      `json:"kind"`
 	Heartbeat   registry.Heartbeat `json:"heartbeat"`
 	Readmit     registry.Readmit   `json:"readmit"`
+	Sessions    registry.Sessions  `json:"sessions"`
 	Stock       bool               `json:"stock"`
 	Depth       int                `json:"depth"` // 0: the default
 	Instances   []InstanceView     `json:"instances"`
@@ -120,6 +126,8 @@ type AgentView struct {
 	Durables    []registry.Durable `json:"durables"`
 	Labels      map[string]string  `json:"labels"`
 	Changed     ChangeView         `json:"changed"`
+
+	Cut *CutResult `json:"cut,omitempty"` // of set: the connections that it closed
 }
 
 // PlainView are the rights of an agent outside the mesh, where nothing is signed.
@@ -140,6 +148,10 @@ type InstanceView struct {
 	LastBeat            *time.Time       `json:"last_beat,omitempty"`
 	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
 	Client              string           `json:"client,omitempty"`
+
+	Flaps     int         `json:"flaps,omitempty"`      // readmissions, each within an hour of the one before
+	NotBefore *time.Time  `json:"not_before,omitempty"` // not readmitted earlier
+	Clones    *ClonesView `json:"clones,omitempty"`     // hosts that use its key at the same time
 }
 
 // DelegatedView is one delegation that an agent holds.
@@ -172,6 +184,9 @@ type CutResult struct {
 	Unreachable []string        `json:"unreachable,omitempty"`
 	MS          float64         `json:"ms"`
 
+	Servers []ServerCut `json:"servers"`
+	Bound   *time.Time  `json:"bound,omitempty"` // without a system account: by when the last connection ends by itself
+
 	DryRun bool             `json:"dry_run,omitempty"` // nothing was done: all of this would be
 	Closes []ConnectionView `json:"closes,omitzero"`   // of a dry run: the connections
 	Would  []Loss           `json:"would,omitzero"`    // of a dry run: who would lose what
@@ -190,6 +205,15 @@ type MeshStatus struct {
 	Denials   uint64                  `json:"denials"` // of this replica since its start
 	Replay    *ReplayView             `json:"replay,omitempty"`
 	Version   string                  `json:"version"`
+
+	PendingCuts       []PendingCut `json:"pending_cuts"`        // of this replica
+	RevocationBoundMS int64        `json:"revocation_bound_ms"` // how long a cut connection may go on at the broker; 0: it is closed
+	Unlisted          uint64       `json:"unlisted"`            // connections without a session that this replica cut since its start
+	Insecure          []string     `json:"insecure,omitempty"`  // settings that take protection away
+
+	Alarms []AlarmView `json:"alarms"`
+
+	OlderRecords []OlderRecord `json:"older_records,omitempty"` // than this replica saw before: refused
 }
 
 // ReplayView is the store of used nonces as operators see it.
@@ -203,9 +227,13 @@ type ReplayView struct {
 
 // MonitorView is the heartbeat monitor as operators see it.
 type MonitorView struct {
-	State   string `json:"state"`
-	Watched int    `json:"watched"`
-	Held    int    `json:"held"`
+	State     string     `json:"state"` // the worst of any replica
+	Watched   int        `json:"watched"`
+	Silent    int        `json:"silent"` // who has missed beats
+	Held      int        `json:"held"`   // how many the brake keeps from expiring
+	HeldSince *time.Time `json:"held_since,omitempty"`
+	Replicas  int        `json:"replicas"`          // that answered
+	Missing   []string   `json:"missing,omitempty"` // that did not
 }
 
 // The schemas of the admin answers.

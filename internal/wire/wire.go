@@ -49,6 +49,8 @@ type SelfStatus struct {
 	Reason   denial.Reason    `json:"reason,omitempty"` // why a connection is or was refused
 	Hint     string           `json:"hint,omitempty"`
 	Denial   string           `json:"denial,omitempty"` // ID of the last denied connection
+
+	NotBefore *time.Time `json:"not_before,omitempty"` // of the reason flapping: let in from then on
 }
 
 // SelfSchema is that of SelfStatus.

@@ -24,6 +24,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/devmesh"
 	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/meshdir"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
@@ -40,9 +41,15 @@ type live struct {
 
 func start(t *testing.T) *live {
 	t.Helper()
+	return startWith(t, nil)
+}
+
+// startWith is start of a mesh that differs from the usual one.
+func startWith(t *testing.T, configure func(*meshdir.InitOptions)) *live {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
-	dev, err := devmesh.Start(ctx, t.TempDir()+"/mesh", devmesh.Options{Log: zerolog.Nop(), ClientLog: zerolog.Nop()})
+	dev, err := devmesh.Start(ctx, t.TempDir()+"/mesh", devmesh.Options{Log: zerolog.Nop(), ClientLog: zerolog.Nop(), Configure: configure})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +131,15 @@ func (l *live) open(dir string) *agentdir.Dir {
 // dial connects with an agent's own key and certificate and nothing of ours.
 func (l *live) dial(t *testing.T, id string, opts ...nats.Option) *nats.Conn {
 	t.Helper()
+	nc, err := l.tryDial(t, id, opts...)
+	if err != nil {
+		t.Fatalf("connecting as %s: %v", id, err)
+	}
+	return nc
+}
+
+func (l *live) tryDial(t *testing.T, id string, opts ...nats.Option) (*nats.Conn, error) {
+	t.Helper()
 	d := l.open(l.dev.AgentDir(id))
 	key, err := nats.NkeyOptionFromSeed(d.File(agentdir.KeyFile))
 	if err != nil {
@@ -135,11 +151,10 @@ func (l *live) dial(t *testing.T, id string, opts ...nats.Option) *nats.Conn {
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}, opts...)
 	nc, err := nats.Connect(l.dev.Server.URL(), opts...)
-	if err != nil {
-		t.Fatalf("connecting as %s: %v", id, err)
+	if err == nil {
+		t.Cleanup(nc.Close)
 	}
-	t.Cleanup(nc.Close)
-	return nc
+	return nc, err
 }
 
 func (l *live) agent(id string) *meshclient.Mesh {

@@ -1,0 +1,376 @@
+//go:build unix
+
+package cluster_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/enrol"
+	"github.com/sealmesh/sealmesh/internal/meshdir"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/meshclient"
+	"github.com/sealmesh/sealmesh/registry"
+	"github.com/sealmesh/sealmesh/test/stock/process"
+)
+
+// The heartbeat of these meshes. The time-out is longer than servers take to
+// elect a leader (four to nine seconds) and clients to come back after that:
+// nothing can be concluded from a silence in which nobody could speak.
+const (
+	interval = time.Second
+	timeout  = 20 * time.Second
+	// soon is for what happens at once on an idle machine, ever for what needs an
+	// election, a time-out or both.
+	soon = 30 * time.Second
+	ever = 2*timeout + 30*time.Second
+)
+
+// world is a mesh of three nats-servers and two control planes, and agents on it.
+type world struct {
+	*process.Cluster
+	t      *testing.T
+	ctx    context.Context
+	nodes  []*process.Process
+	planes []*process.Process
+	names  []string
+	routes [][]*proxy // from one server to another
+	admin  *meshclient.Mesh
+	epochs map[string]string // of the agents that live, when they were added
+	duos   []*duo
+	gone   *ghost
+	dead   int
+}
+
+// newWorld starts everything. Agents come in duos, a caller on one server and a
+// handler on the next.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	t.Cleanup(cancel)
+	w := &world{t: t, ctx: ctx, Cluster: process.NewCluster(t, programs, 3), names: []string{"one", "two"}, epochs: map[string]string{}}
+	w.Init()
+	yaml := filepath.Join(w.Dir(), meshdir.ConfigFile)
+	w.Edit(yaml, "interval: 30s", "interval: "+interval.String())
+	w.Edit(yaml, "timeout: 1m30s", "timeout: "+timeout.String())
+	w.rewire()
+	for i := range w.Clients {
+		w.nodes = append(w.nodes, w.Node(i))
+	}
+	// The first control plane goes to the first server, the second to the last.
+	var listens []string
+	for i, name := range w.names {
+		listens = append(listens, w.Replica(name, i*2))
+	}
+	newProxy(t, w.Control, listens...) // what stands before control planes
+	for _, name := range w.names {
+		w.planes = append(w.planes, w.StartReplica(name))
+	}
+	for _, p := range w.planes {
+		p.Await(process.PlaneUp)
+	}
+	w.admin = w.connect(filepath.Join(w.Dir(), "agents", meshdir.AdminAgent))
+	for i := range w.nodes {
+		w.duos = append(w.duos, w.duo(i, (i+1)%len(w.nodes)))
+	}
+	w.gone = w.ghost("gone", 0)
+	w.operate(wire.AdminRequest{Op: wire.OpRevoke, Target: "gone"}, nil)
+	w.gone.haunt()
+	w.calling()
+	return w
+}
+
+// rewire has every route go through a proxy of its own, and has no server tell the
+// others an address at which there is none.
+func (w *world) rewire() {
+	w.t.Helper()
+	const nowhere = "127.0.0.1:9"
+	for i, own := range w.Routes {
+		var from []*proxy
+		for j, other := range w.Routes {
+			if i == j {
+				from = append(from, nil)
+				continue
+			}
+			p := newProxy(w.t, "127.0.0.1:0", other)
+			w.Edit(filepath.Join(w.Folder(i), "cluster-secret.conf"), "@"+other+`"`, "@"+p.addr()+`"`)
+			from = append(from, p)
+		}
+		w.Edit(filepath.Join(w.Folder(i), "nats-server.conf"), `  advertise: "`+own+`"`, `  advertise: "`+nowhere+`"`)
+		w.routes = append(w.routes, from)
+	}
+}
+
+// part cuts one server off from the others, or lets it back.
+func (w *world) part(i int, off bool) {
+	for j := range w.routes {
+		if j != i {
+			w.routes[i][j].stand(off)
+			w.routes[j][i].stand(off)
+		}
+	}
+}
+
+func (w *world) connect(dir string) *meshclient.Mesh {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.ctx, soon)
+	defer cancel()
+	m, err := meshclient.Connect(ctx, meshclient.As(dir), meshclient.Log(zerolog.Nop()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
+// try runs one admin operation. While servers or control planes are away it may
+// fail.
+func (w *world) try(ctx context.Context, req wire.AdminRequest, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	reply, err := w.admin.Call(ctx, wire.AdminScope, body)
+	if err != nil || out == nil {
+		return err
+	}
+	return json.Unmarshal(reply.Data, out)
+}
+
+func (w *world) operate(req wire.AdminRequest, out any) {
+	w.t.Helper()
+	w.eventually(soon, fmt.Sprintf("%s %s", req.Op, req.Target), func(ctx context.Context) error { return w.try(ctx, req, out) })
+}
+
+// eventually repeats f until it succeeds, or fails the test.
+func (w *world) eventually(within time.Duration, what string, f func(context.Context) error) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.ctx, within)
+	defer cancel()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			w.t.Fatalf("%s: not within %s: %v", what, within, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// add registers and enrols an agent that connects to one server first.
+func (w *world) add(id string, node int, rights registry.Rights) (dir string) {
+	w.t.Helper()
+	var added wire.AddResult
+	w.operate(wire.AdminRequest{Op: wire.OpAdd, New: &registry.NewAgent{Agent: agentid.Require(id), Rights: rights}}, &added)
+	token, err := registry.ParseJoinToken(added.JoinToken)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	dir = w.Agent(id)
+	w.eventually(soon, "enrolling "+id, func(ctx context.Context) error {
+		_, err := enrol.Enrol(ctx, token, dir)
+		return err
+	})
+	d, err := agentdir.Open(dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	d.Info.NATS = []string{w.URL(node)}
+	if err := agentdir.Write(dir, d.Info); err != nil {
+		w.t.Fatal(err)
+	}
+	return dir
+}
+
+// live adds an agent that lives to the end of the test.
+func (w *world) live(id string, node int, rights registry.Rights) *meshclient.Mesh {
+	w.t.Helper()
+	m := w.connect(w.add(id, node, rights))
+	w.epochs[id] = w.epoch(w.show(id))
+	return m
+}
+
+// show reads an agent's record.
+func (w *world) show(id string) (v wire.AgentView) {
+	w.t.Helper()
+	w.operate(wire.AdminRequest{Op: wire.OpShow, Target: id}, &v)
+	return v
+}
+
+// epoch says under which epochs an agent and its instances stand: an expiry
+// raises them, also where nobody looked before the agent was back.
+func (w *world) epoch(v wire.AgentView) string {
+	out := fmt.Sprintf("%s %d", v.Status, v.Epoch)
+	for _, i := range v.Instances {
+		out += fmt.Sprintf(" %s %d", i.State, i.Epoch)
+	}
+	return out
+}
+
+// unharmed fails the test if any of those who live was expired or cut, however
+// short.
+func (w *world) unharmed(but ...string) {
+	w.t.Helper()
+	for _, id := range slices.Sorted(maps.Keys(w.epochs)) {
+		if slices.Contains(but, id) {
+			continue
+		}
+		if got, want := w.epoch(w.show(id)), w.epochs[id]; got != want {
+			w.t.Errorf("%s lives and was harmed: got %q, want %q", id, got, want)
+		}
+	}
+}
+
+// victim starts a program that handles something, on one server, and returns what
+// to kill it by.
+func (w *world) victim(node int) (id string, p *process.Process) {
+	w.t.Helper()
+	w.dead++
+	id = "victim-" + strconv.Itoa(w.dead)
+	scope := "read:" + id
+	w.add(id, node, registry.Rights{Handle: []capability.Scope{capability.RequireScope(scope)}})
+	p = w.Run("handle", scope, "--as", id, "--", "cat")
+	p.AwaitLog(`"message":"handling"`)
+	return id, p
+}
+
+// expires waits until an agent is expired.
+func (w *world) expires(id string) {
+	w.t.Helper()
+	began := time.Now()
+	w.eventually(ever, id+" is dead", func(ctx context.Context) error {
+		var v wire.AgentView
+		if err := w.try(ctx, wire.AdminRequest{Op: wire.OpShow, Target: id}, &v); err != nil {
+			return err
+		}
+		if v.Status != registry.Expired {
+			return errors.New(w.epoch(v))
+		}
+		return nil
+	})
+	w.t.Logf("%s expired after %s more", id, time.Since(began).Round(time.Millisecond))
+}
+
+// js is JetStream of the control plane's account, or that of STORE.
+func (w *world) js(store bool) jetstream.JetStream {
+	w.t.Helper()
+	m, err := meshdir.Load(w.Dir())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	key, err := m.ServiceKey()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	pub, err := key.PublicKey()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	source, err := m.ControlSource()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	nc, err := nats.Connect(w.URL(0), nats.Nkey(pub, key.Sign), nats.Secure(source.ClientTLS("")), nats.MaxReconnects(-1))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(nc.Close)
+	var js jetstream.JetStream
+	if store {
+		js, err = jetstream.NewWithAPIPrefix(nc, "STORE.JS.API")
+	} else {
+		js, err = jetstream.New(nc)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return js
+}
+
+// leader is the server that leads a stream.
+func (w *world) leader(js jetstream.JetStream, stream string) (node int) {
+	w.t.Helper()
+	w.eventually(soon, "leader of "+stream, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		s, err := js.Stream(ctx, stream)
+		if err != nil {
+			return err
+		}
+		c := s.CachedInfo().Cluster
+		for i := range w.Clients {
+			if c != nil && c.Leader == w.Name(i) {
+				node = i
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
+	return node
+}
+
+// whole waits until every stream has all its replicas and all are current.
+func (w *world) whole(stores ...jetstream.JetStream) {
+	w.t.Helper()
+	w.eventually(ever, "all replicas", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		for _, js := range stores {
+			n := 0
+			list := js.ListStreams(ctx)
+			for s := range list.Info() {
+				n++
+				if s.Cluster == nil || s.Cluster.Leader == "" || len(s.Cluster.Replicas) != 2 {
+					return fmt.Errorf("%s: %+v", s.Config.Name, s.Cluster)
+				}
+				for _, r := range s.Cluster.Replicas {
+					if !r.Current || r.Offline {
+						return fmt.Errorf("%s on %s: %+v", s.Config.Name, r.Name, r)
+					}
+				}
+			}
+			if list.Err() != nil {
+				return list.Err()
+			}
+			if n == 0 {
+				return errors.New("no streams")
+			}
+		}
+		return nil
+	})
+}
+
+// pause lets the world go on for a while.
+func (w *world) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-w.ctx.Done():
+	}
+}
+
+// refused reports whether an error says that the mesh will not have an agent.
+func refused(err error, reasons ...denial.Reason) bool {
+	var d *meshclient.Denied
+	return errors.As(err, &d) && slices.Contains(reasons, d.Reason)
+}
