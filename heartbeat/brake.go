@@ -52,11 +52,13 @@ func (m *Monitor) raise(a Alarm) {
 	}
 }
 
-// maxLifted bounds the holds that are remembered as decided about, and maxHold the
-// name of one in bytes.
+// maxLifted bounds the holds that are remembered as decided about, maxAliases those
+// of other replicas that mean the same as this one's, and maxHold the name of one
+// in bytes.
 const (
-	maxLifted = 256
-	maxHold   = 64
+	maxLifted  = 256
+	maxAliases = 64
+	maxHold    = 64
 )
 
 func newHold() string { return NewSession().String() }
@@ -78,7 +80,15 @@ func (m *Monitor) Held() (Alarm, bool) {
 func (m *Monitor) Hold(a Alarm) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.held != nil || a.Kind != AlarmMassExpiry || a.Hold == "" || len(a.Hold) > maxHold || slices.Contains(m.lifted, a.Hold) {
+	if a.Kind != AlarmMassExpiry || a.Hold == "" || len(a.Hold) > maxHold || slices.Contains(m.lifted, a.Hold) {
+		return false
+	}
+	if m.held != nil {
+		// The same silence under another name. It is decided about together with
+		// this one, or a replica that missed that would put the brake on again.
+		if a.Hold != m.held.Hold && !slices.Contains(m.aliases, a.Hold) && len(m.aliases) < maxAliases {
+			m.aliases = append(m.aliases, a.Hold)
+		}
 		return false
 	}
 	a.Silent = slices.Clone(a.Silent[:min(len(a.Silent), shown)])
@@ -131,7 +141,10 @@ func (m *Monitor) unbrake(holds []string) error {
 		return denial.New(denial.WrongState, "monitor is held for another cause by now")
 	}
 	m.lift(m.held.Hold)
-	m.held, m.recent = nil, nil
+	for _, h := range m.aliases {
+		m.lift(h)
+	}
+	m.held, m.aliases, m.recent = nil, nil, nil
 	m.poke()
 	return nil
 }

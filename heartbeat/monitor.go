@@ -100,6 +100,7 @@ type Monitor struct {
 	seeing    bool          // a canary has returned, and none was missed since
 	alarmed   bool          // about not seeing
 	held      *Alarm
+	aliases   []string // other replicas' names for it
 	lifted    []string // holds that were decided about, the oldest first
 	recent    []*expiry
 	jobs      []job

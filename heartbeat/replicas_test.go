@@ -212,6 +212,11 @@ func TestHoldOfAnotherReplica(t *testing.T) {
 		if err := m.Release("another hold"); denial.Of(err) != denial.WrongState {
 			t.Errorf("Release of what it is not held for: %v, want %s", err, denial.WrongState)
 		}
+		twin := held
+		twin.Hold = "the same by another name"
+		if m.Hold(twin) {
+			t.Error("a second hold changed something")
+		}
 		for _, r := range []*mesh{first, m} {
 			if err := r.Release("one more", held.Hold); err != nil {
 				t.Error(err)
@@ -219,6 +224,9 @@ func TestHoldOfAnotherReplica(t *testing.T) {
 			if r.Hold(held) {
 				t.Error("word of the hold that came late put the brake on again")
 			}
+		}
+		if m.Hold(twin) {
+			t.Error("the same hold by another name put the brake on again")
 		}
 		// The other hold was decided about as well, before this one ever heard of it.
 		for _, hold := range []string{"one more", "", string(make([]byte, 65))} {

@@ -41,6 +41,15 @@ func (o *tookOver) handle(ctx context.Context, req *meshclient.Request) ([]byte,
 	return []byte("late"), nil
 }
 
+// unpolled is a handler that looks at nothing by itself: what it hears it hears by the
+// feed.
+func unpolled(t *testing.T, m *devmesh.Mesh, id string, handles string) *meshclient.Mesh {
+	t.Helper()
+	c := connected(t, m, enrolled(t, m, id, registry.Rights{Handle: scopes(handles)}))
+	c.SetFirstSign(time.Hour)
+	return c
+}
+
 // operate runs an operation of the operator's.
 func operate(t *testing.T, m *devmesh.Mesh, op wire.Op, target string) {
 	t.Helper()
@@ -81,7 +90,7 @@ func TestHalfFinishedForWhoIsCut(t *testing.T) {
 	o := quiet()
 	o.ClientLog = zerolog.New(log)
 	m := mesh(t, o)
-	writer := connected(t, m, enrolled(t, m, "writer", registry.Rights{Handle: scopes("write:story")}))
+	writer := unpolled(t, m, "writer", "write:story")
 	took := taking()
 	handle(t, writer, "write:story", took.handle)
 	for _, tt := range []struct {
@@ -121,7 +130,7 @@ func TestHalfFinishedForWhoIsCut(t *testing.T) {
 func TestHalfFinishedInAnOldEpoch(t *testing.T) {
 	t.Parallel()
 	m := mesh(t, quiet())
-	writer := connected(t, m, enrolled(t, m, "writer", registry.Rights{Handle: scopes("write:story")}))
+	writer := unpolled(t, m, "writer", "write:story")
 	took := taking()
 	handle(t, writer, "write:story", took.handle)
 	reader := connected(t, m, enrolled(t, m, "reader", registry.Rights{Call: scopes("write:story", "read:logs")}))
@@ -163,7 +172,7 @@ func TestHalfFinishedByRightsThatEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := lend(t, quiet())
-			worker := connected(t, l.Mesh, enrolled(t, l.Mesh, "worker", registry.Rights{Handle: scopes("read:logs")}))
+			worker := unpolled(t, l.Mesh, "worker", "read:logs")
 			took := taking()
 			d := l.lent(meshclient.Grant{})
 			handle(t, worker, "read:logs", took.handle)
@@ -183,7 +192,7 @@ func TestHalfFinishedByRightsThatEnd(t *testing.T) {
 func TestHalfFinishedOnBehalfOfWhoIsCut(t *testing.T) {
 	t.Parallel()
 	m := mesh(t, quiet())
-	writer := connected(t, m, enrolled(t, m, "writer", registry.Rights{Handle: scopes("write:story")}))
+	writer := unpolled(t, m, "writer", "write:story")
 	took := taking()
 	handle(t, writer, "write:story", took.handle)
 	deputy := connected(t, m, enrolled(t, m, "deputy", registry.Rights{Handle: scopes("do:task"), Call: scopes("write:story")}))
@@ -216,6 +225,33 @@ func TestHalfAPayloadOfWhoIsCut(t *testing.T) {
 	eventually(t, "that nothing is left of it", func() bool {
 		return writer.Coming() == 0 && writer.Gathering() == 0 && writer.Works() == 0 && writer.Answers() == 0
 	})
+}
+
+// What waits for a caller to confirm it is dropped once that is cut, also while the
+// handler goes on in spite of it.
+func TestOpenStreamOfWhoIsCut(t *testing.T) {
+	t.Parallel()
+	m, writer, reader, _, readerDir := story(t)
+	on := make(chan struct{})
+	handle(t, writer, "write:story", func(ctx context.Context, req *meshclient.Request) ([]byte, error) {
+		for range 8 {
+			if err := req.Send(ctx, make([]byte, 1024)); err != nil {
+				return nil, err
+			}
+		}
+		<-on
+		return nil, nil
+	})
+	c := usurp(t, reader, readerDir)
+	c.request("a story") // and confirms nothing
+	eventually(t, "the parts", func() bool { return writer.OpenParts() >= 8 })
+	operate(t, m, wire.OpSuspend, "reader")
+	eventually(t, "that they are dropped", func() bool { return writer.OpenParts() == 0 })
+	if n := writer.Works(); n != 1 {
+		t.Errorf("%d requests are worked on, want the one that goes on", n)
+	}
+	close(on)
+	eventually(t, "its end", func() bool { return writer.Works() == 0 && writer.Answers() == 0 && writer.Watched() == 0 })
 }
 
 // Who asked one agent by name does not wait for it once that is cut, whether it had

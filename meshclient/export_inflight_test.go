@@ -70,3 +70,14 @@ func (w *Watches) Changed(ids ...agentid.ID) (numbers []int) {
 func (w *Watches) Empty() bool {
 	return len(w.w.first) == 0 && w.w.queue == nil && !w.w.looking
 }
+
+// OpenParts counts the parts that are kept until somebody confirms them.
+func (m *Mesh) OpenParts() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.works {
+		left, _ := w.waiting()
+		n += left
+	}
+	return n
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/jws"
+	"github.com/sealmesh/sealmesh/internal/streams"
 	"github.com/sealmesh/sealmesh/internal/subject"
 )
 
@@ -83,7 +84,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		b.History = 1
 		b.Replicas = cfg.Replicas
 		b.Storage = jetstream.FileStorage
-		kv, err := s.js.CreateOrUpdateKeyValue(ctx, b)
+		kv, err := streams.Make(ctx,
+			func(ctx context.Context) (jetstream.KeyValue, error) { return s.js.CreateOrUpdateKeyValue(ctx, b) },
+			func(ctx context.Context) (jetstream.KeyValue, error) { return s.js.KeyValue(ctx, b.Bucket) })
 		if err != nil {
 			return nil, fmt.Errorf("registry: bucket %s: %w", b.Bucket, err)
 		}

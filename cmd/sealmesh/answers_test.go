@@ -29,6 +29,7 @@ var exits = map[denial.Reason]int{
 	denial.AlreadyExists: 1, denial.NotFound: 1, denial.WrongState: 1, denial.QuotaExceeded: 1, denial.TooLarge: 1, denial.Internal: 1,
 	denial.RegistryUnavailable: 4, denial.ReplayUnavailable: 4, denial.FeedStale: 4, denial.DeadlinePassed: 4, denial.Overloaded: 4,
 	denial.RateLimited: 4, denial.EpochRaced: 4, denial.Conflict: 4, denial.BrokenStream: 4,
+	denial.Flapping: 4, denial.SessionTaken: 4,
 }
 
 // reply is what the oracle answers to a question, in parts.

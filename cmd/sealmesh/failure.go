@@ -33,10 +33,12 @@ const (
 )
 
 // The causes of unavailable that are told apart: nobody handles the scope, and
-// nothing was done; or the handler was closing.
+// nothing was done; the handler was closing; or it was cut, or went away for good, and
+// the work may be half done.
 const (
 	causeNobody   = "nobody"
 	causeDraining = "draining"
+	causeGone     = "gone"
 )
 
 // usageError says that the command line is wrong.
@@ -143,6 +145,9 @@ func failureOf(err error) failure {
 	case errors.Is(err, meshclient.ErrDraining):
 		f.exit, f.Code, f.Cause = exitUnavailable, codeUnavailable, causeDraining
 		f.suggest("the handler was closing and did not finish the work")
+	case errors.Is(err, meshclient.ErrHandlerGone):
+		f.exit, f.Code, f.Cause = exitUnavailable, codeUnavailable, causeGone
+		f.suggest("the work may be half done; somebody else who handles the scope may do it")
 	case errors.Is(err, meshclient.ErrUnavailable):
 		f.exit, f.Code = exitUnavailable, codeUnavailable
 		if r := denial.Of(err); exitOf(r) == exitUnavailable {

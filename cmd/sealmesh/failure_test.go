@@ -28,6 +28,8 @@ func TestFailuresOfCalls(t *testing.T) {
 		"timeout":     {context.DeadlineExceeded, "deadline", exitUnavailable, true, true},
 		"nobody":      {fmt.Errorf("%w: read:logs", meshclient.ErrNobody), "unavailable", exitUnavailable, true, true},
 		"draining":    {meshclient.ErrDraining, "unavailable", exitUnavailable, true, true},
+		"gone":        {fmt.Errorf("%w: the connection of reader/7f3c ended and did not come back", meshclient.ErrHandlerGone), "unavailable", exitUnavailable, true, true},
+		"cut":         {fmt.Errorf("%w: %w", meshclient.ErrHandlerGone, denial.Suspended), "unavailable", exitUnavailable, true, true},
 		"unavailable": {meshclient.ErrUnavailable, "unavailable", exitUnavailable, true, false},
 		"application": {&meshclient.Error{Code: "app-full"}, "app-full", exitFailed, false, false},
 		"unknown":     {&meshclient.Error{Code: "quantum-decay"}, "quantum-decay", exitFailed, false, false},
@@ -38,10 +40,10 @@ func TestFailuresOfCalls(t *testing.T) {
 		}
 	}
 	hints := map[string]string{}
-	for _, err := range []error{meshclient.ErrNobody, meshclient.ErrDraining, meshclient.ErrDeadline} {
+	for _, err := range []error{meshclient.ErrNobody, meshclient.ErrDraining, meshclient.ErrDeadline, meshclient.ErrHandlerGone} {
 		hints[failureOf(err).Hint] = ""
 	}
-	if len(hints) != 3 {
+	if len(hints) != 4 {
 		t.Errorf("got hints %q, want one for each cause", hints)
 	}
 }

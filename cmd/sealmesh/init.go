@@ -22,6 +22,7 @@ type initFlags struct {
 	controlURL    string
 	hosts         []string
 	servers       []string // of a cluster; init alone has the flag
+	noSystem      bool     // likewise
 }
 
 func (i *initFlags) register(f *pflag.FlagSet) {
@@ -73,7 +74,7 @@ func (i *initFlags) make(a *app) (*meshdir.Mesh, error) {
 		return nil, err
 	}
 	return meshdir.Init(a.mesh, meshdir.InitOptions{
-		TrustDomain: i.trustDomain, NATSListen: i.listen, NATSURL: i.nats, Servers: servers,
+		TrustDomain: i.trustDomain, NATSListen: i.listen, NATSURL: i.nats, Servers: servers, NoSystemAccount: i.noSystem,
 		ControlListen: i.controlListen, ControlURL: i.controlURL, Hosts: i.hosts, Now: a.now(),
 	})
 }
@@ -152,6 +153,7 @@ below nats/ to be taken to its host. What is stored is kept on three of them.`,
 		},
 	}
 	f.register(c.Flags())
+	c.Flags().BoolVar(&f.noSystem, "insecure-no-system-account", false, "no user in the system account: nobody can close the connection of an agent that was cut")
 	c.Flags().StringSliceVar(&f.servers, "servers", nil, "the nats-servers of a cluster, NAME=HOST[:PORT[:ROUTEPORT]] each (ports 4222 and 2000 above it)")
 	return c
 }

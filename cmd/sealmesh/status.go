@@ -30,7 +30,7 @@ func newStatus(a *app) *cobra.Command {
 					[]string{"instances", tally(s.Instances)},
 					[]string{"sessions", strconv.Itoa(s.Sessions)},
 					[]string{"servers", listed(s.Servers)},
-					[]string{"monitor", clean(fmt.Sprintf("%s, %d watched, %d held", s.Monitor.State, s.Monitor.Watched, s.Monitor.Held))},
+					[]string{"monitor", clean(fmt.Sprintf("%s, %d watched, %d silent, %d held", s.Monitor.State, s.Monitor.Watched, s.Monitor.Silent, s.Monitor.Held))},
 					[]string{"used nonces", replayed(s.Replay)},
 					[]string{"cut connections", boundOf(s)},
 					[]string{"denials", strconv.FormatUint(s.Denials, 10) + " since the control plane started"},
@@ -38,6 +38,7 @@ func newStatus(a *app) *cobra.Command {
 					[]string{"version", orDash(s.Version)},
 					[]string{"time", when(&s.Time)},
 				)
+				a.writeHeldOrBlind(w, s.Monitor)
 				writeAlarms(w, s.Alarms)
 				writePending(w, s.PendingCuts)
 				writeInsecure(w, s)

@@ -25,7 +25,7 @@ const noRoom jetstream.ErrorCode = 10047
 // openAudit makes the stream of the audit.
 func (p *Plane) openAudit(ctx context.Context, js jetstream.JetStream) error {
 	c := p.cfg.Mesh.Config
-	_, err := js.CreateOrUpdateStream(ctx, natsconf.Audit(p.space, c.Audit.MaxAge, c.Audit.MaxBytes, c.Replicas))
+	_, err := makeStream(ctx, js, natsconf.Audit(p.space, c.Audit.MaxAge, c.Audit.MaxBytes, c.Replicas))
 	var refused *jetstream.APIError
 	if errors.As(err, &refused) && refused.ErrorCode == noRoom {
 		err = fmt.Errorf("%w: nats-server has no room for audit.max_bytes, %d", err, c.Audit.MaxBytes)

@@ -55,7 +55,7 @@ func (p *Plane) cutBy(ctx context.Context, a *registry.Agent, how manner, r *cut
 // stand by its record.
 func (p *Plane) strike(ctx context.Context, a *registry.Agent, r *cutReport) {
 	var stale []target
-	for _, s := range p.sessions.of(a.Agent) {
+	for _, s := range slices.Concat(p.sessions.of(a.Agent), r.before) {
 		if a.Status.Standing() != nil || s.AgentEpoch < a.Epoch {
 			stale = append(stale, targetOf(&s))
 		}
@@ -69,8 +69,9 @@ func targetOf(s *registry.Session) target {
 
 // holder is an agent as the leader knows it.
 type holder struct {
-	agent    *registry.Agent
-	entitled map[connection]bool // by a session that stands
+	agent     *registry.Agent
+	instances map[agentid.Instance]*registry.Instance
+	entitled  map[connection]bool // by a session that stands
 }
 
 // cutOwn closes what the leader lists of the agent's own connections that do not
@@ -79,6 +80,11 @@ func (p *Plane) cutOwn(ctx context.Context, h *holder, r *cutReport) error {
 	stale, err := p.ownSessions(ctx, h)
 	if err != nil {
 		return err
+	}
+	for _, s := range r.before {
+		if !stands(&s, h.agent, h.instances[s.Instance]) {
+			stale = append(stale, targetOf(&s))
+		}
 	}
 	p.closeAll(ctx, r.claim(stale), r)
 	return nil
@@ -95,13 +101,13 @@ func (p *Plane) ownSessions(ctx context.Context, h *holder) (stale []target, err
 	if err := errors.Join(err, failed); err != nil {
 		return nil, err
 	}
-	instances := map[agentid.Instance]*registry.Instance{}
+	h.instances = map[agentid.Instance]*registry.Instance{}
 	for _, i := range list {
-		instances[i.Instance] = i
+		h.instances[i.Instance] = i
 	}
 	h.entitled = map[connection]bool{}
 	for _, s := range sessions {
-		if stands(&s, h.agent, instances[s.Instance]) {
+		if stands(&s, h.agent, h.instances[s.Instance]) {
 			h.entitled[connectionOf(&s)] = true
 		} else {
 			stale = append(stale, targetOf(&s))
@@ -120,7 +126,7 @@ func stands(s *registry.Session, a *registry.Agent, i *registry.Instance) bool {
 func (p *Plane) cutDelegates(ctx context.Context, a *registry.Agent, how manner, r *cutReport) error {
 	f := fallen{plane: p, id: a.Agent, dir: p.store.Directory(ctx), all: a.Status.Standing() != nil, standing: map[string]error{}}
 	cut := func() error {
-		lost, err := f.find(ctx, p.sessions.via(a.Agent))
+		lost, err := f.find(ctx, slices.Concat(p.sessions.via(a.Agent), r.beforeVia))
 		lost = r.claim(lost)
 		r.rested(lost)
 		if how == gently {

@@ -239,6 +239,7 @@ func (p *Plane) changeAndCut(ctx context.Context, id agentid.ID, change func() (
 func (p *Plane) changeAndCutAs(ctx context.Context, id agentid.ID, how manner, change func() (*registry.Agent, error)) (a *registry.Agent, _ *cutReport, err error) {
 	op, done := p.cutting.begin(id)
 	r := newReport()
+	r.before, r.beforeVia = p.sessions.of(id), p.sessions.via(id)
 	defer func() {
 		missed := done(r.revision)
 		switch {

@@ -167,9 +167,14 @@ func (p *emergency) take(ctx context.Context, e EmergencyCut) (wire.EmergencyRes
 	if e.DryRun {
 		return p.dry(ctx, e, req)
 	}
-	last, err := p.isLast(ctx, e, req)
+	last, heard, err := p.isLast(ctx, e, req)
 	if err != nil {
 		return wire.EmergencyResult{}, err
+	}
+	r := newReport()
+	if !heard && e.Instance.IsZero() {
+		// The registry may take long to say that it is away.
+		p.closeByName(ctx, e.Agent, r) //nolint:errcheck // it is done again below
 	}
 	a, err := p.write(ctx, e)
 	if err != nil && !e.Instance.IsZero() && denial.Of(err) != "" {
@@ -181,7 +186,6 @@ func (p *emergency) take(ctx context.Context, e EmergencyCut) (wire.EmergencyRes
 	if err != nil {
 		out.Remains = append(out.Remains, unwritten(e, a, err))
 	}
-	r := newReport()
 	if a != nil {
 		err = p.cutBy(ctx, a, atOnce, r)
 	} else {
@@ -220,21 +224,22 @@ func unwritten(e EmergencyCut, a *registry.Agent, err error) string {
 }
 
 // isLast reports whether the cut takes the last administrator out, and refuses that
-// unless it is asked for. Where the registry cannot be read nobody can tell.
-func (p *emergency) isLast(ctx context.Context, e EmergencyCut, req wire.AdminRequest) (bool, error) {
+// unless it is asked for. Where the registry is not heard nobody can tell, and that
+// must not hold the cut up.
+func (p *emergency) isLast(ctx context.Context, e EmergencyCut, req wire.AdminRequest) (last, heard bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, emergencyAsk)
 	defer cancel()
-	err := p.governable(ctx, e.Agent, e.Agent, e.Instance, req)
+	err = p.governable(ctx, e.Agent, e.Agent, e.Instance, req)
 	if denial.Of(err) != denial.WrongState {
-		return false, nil //nolint:nilerr // an unknown answer must not hold it up
+		return false, err == nil, nil
 	}
 	if a, e := p.store.Agent(ctx, e.Agent); e == nil && !slices.Contains(a.Rights.Call, adminScope) {
-		return false, nil // there was none before
+		return false, true, nil // there was none before
 	}
 	if !e.Last {
-		return true, err
+		return true, true, err
 	}
-	return true, nil
+	return true, true, nil
 }
 
 // write changes the record. Where it returns one with an error, instances of it may
@@ -304,6 +309,8 @@ func Administrator(ctx context.Context, cfg Config, id agentid.ID, replace bool,
 		return wire.AddResult{}, err
 	}
 	defer p.shutdown()
+	ctx, cancel := context.WithTimeout(ctx, 2*emergencyWrite)
+	defer cancel()
 	by := agentid.Control.String()
 	_, err = p.store.Add(ctx, registry.NewAgent{
 		Agent: id, Kind: registry.Person, Heartbeat: registry.HeartbeatNone, Replace: replace,

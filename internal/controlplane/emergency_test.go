@@ -1,6 +1,7 @@
 package controlplane_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -13,9 +14,13 @@ import (
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/envelope"
+	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/controlplane"
 	"github.com/sealmesh/sealmesh/internal/devmesh"
 	"github.com/sealmesh/sealmesh/internal/enrol"
+	"github.com/sealmesh/sealmesh/internal/gate"
+	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/meshclient"
 	"github.com/sealmesh/sealmesh/registry"
@@ -44,6 +49,59 @@ func ended(conns []*nats.Conn) func() bool {
 	}
 }
 
+// liar is an agent whose client does not care what becomes of its record.
+type liar struct {
+	t       *testing.T
+	nc      *nats.Conn
+	speaker gate.Speaker
+	chain   string
+}
+
+func lying(t *testing.T, ctx context.Context, m *devmesh.Mesh, dir string) *liar {
+	t.Helper()
+	d, err := agentdir.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kp, err := d.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := kp.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := envelope.NewKey(bytes.Clone(seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := m.Plane.Store().Agent(ctx, d.Info.Agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &liar{t: t, nc: opened(t, dir, 1)[0], chain: a.Tokens[0]}
+	l.speaker = gate.Speaker{
+		Self: d.Info.Agent, Key: key, TrustDomain: d.Info.TrustDomain, Space: subject.Default(), Clock: time.Now,
+		Epoch: func() envelope.Epoch { return envelope.Epoch{Agent: 1, Instance: 1} },
+	}
+	return l
+}
+
+// call makes a call of own:work and waits for nothing.
+func (l *liar) call(ctx context.Context) {
+	l.t.Helper()
+	msg, _, _, err := l.speaker.Message(l.speaker.Space.Call(l.speaker.Self, "own.work"), envelope.Fields{Token: l.chain, Deadline: 10 * time.Second}, nil, nil, nil)
+	if err == nil {
+		err = l.nc.PublishMsg(msg)
+	}
+	if err == nil {
+		err = l.nc.FlushWithContext(ctx)
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
 func remains(r wire.EmergencyResult, part string) bool {
 	return slices.ContainsFunc(r.Remains, func(s string) bool { return strings.Contains(s, part) })
 }
@@ -52,11 +110,23 @@ func remains(r wire.EmergencyResult, part string) bool {
 // that rested on what it had lent too, receivers hear of it, and it does not come
 // back with the control plane.
 func TestEmergencyCut(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	own, lent := scopes("own:work"), scopes("read:logs")
-	handler := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("server"), Rights: registry.Rights{Handle: slices.Concat(own, lent)}}))
+	refusals := make(chan meshclient.Refusal, 100)
+	handler, err := m.Connect(ctx, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("server"), Rights: registry.Rights{Handle: slices.Concat(own, lent)}}),
+		meshclient.OnRefused(func(r meshclient.Refusal) { refusals <- r }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := handler.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	handled := make(chan agentid.ID, 100)
 	for _, s := range []string{"own:work", "read:logs"} {
-		if err := handler.Handle(s, func(context.Context, *meshclient.Request) ([]byte, error) { return nil, nil }); err != nil {
+		if err := handler.Handle(s, func(_ context.Context, r *meshclient.Request) ([]byte, error) { handled <- r.From; return nil, nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -67,20 +137,29 @@ func TestEmergencyCut(t *testing.T) {
 	}
 	lender, lenders := agent("lender", registry.Rights{Call: slices.Concat(own, lent), MayDelegate: lent})
 	borrower, _ := agent("borrower", registry.Rights{Call: own})
-	silent, _ := agent("silent", registry.Rights{Call: own})
+	_, silent := agent("silent", registry.Rights{Call: own})
 	_, resumed := agent("resumed", registry.Rights{Call: own})
 	_, twice := agent("twice", registry.Rights{Call: own})
 	second, err := m.Instance(ctx, agentid.Require("twice"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	liar := lying(t, ctx, m, silent)
+	liar.call(ctx)
+	select {
+	case from := <-handled:
+		if from != liar.speaker.Self {
+			t.Fatalf("got a call of %s", from)
+		}
+	case r := <-refusals:
+		t.Fatalf("before all that: %+v", r)
+	case <-ctx.Done():
+		t.Fatal("no call")
+	}
 	if _, err := lender.Delegate(ctx, "borrower", meshclient.Grant{Scopes: []string{"read:logs"}, For: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, ctx, "the delegated call", func() bool { _, err := borrower.Call(ctx, "read:logs", nil); return err == nil })
-	if _, err := silent.Call(ctx, "own:work", nil); err != nil {
-		t.Fatal(err)
-	}
 	lenderConns, firstConns, secondConns, resumedConns := opened(t, lenders, 2), opened(t, twice, 1), opened(t, second, 1), opened(t, resumed, 1)
 	if err := m.DownPlane(); err != nil {
 		t.Fatal(err)
@@ -124,9 +203,19 @@ func TestEmergencyCut(t *testing.T) {
 		t.Errorf("without the system account: got %+v, %v", r, err)
 	}
 	eventually(t, ctx, "that the receiver has heard", func() bool {
-		_, err := silent.Call(ctx, "own:work", nil)
-		return errors.Is(err, denial.Revoked)
+		liar.call(ctx)
+		select {
+		case r := <-refusals:
+			return r.Sender == liar.speaker.Self && r.Reason == denial.Revoked
+		case <-handled:
+			return false
+		case <-ctx.Done():
+			return false
+		}
 	})
+	if liar.nc.IsClosed() {
+		t.Error("its connection was closed: nothing is said of the receiver")
+	}
 
 	// One instance; the other goes on.
 	inst := instanceOf(t, second)
@@ -173,6 +262,7 @@ func TestEmergencyCut(t *testing.T) {
 // JetStream is away: nothing can be recorded, and the connections are closed all
 // the same.
 func TestEmergencyWithoutJetStream(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("victim")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Rights: registry.Rights{Call: scopes("read:logs")}})
@@ -198,7 +288,9 @@ func TestEmergencyWithoutJetStream(t *testing.T) {
 	if ended(others)() {
 		t.Error("another agent was cut as well")
 	}
-	if _, err := controlplane.Administrator(ctx, inEmergency(m), agentid.Require("rescue"), false, wire.JoinSpec{}); err == nil {
+	short, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if _, err := controlplane.Administrator(short, inEmergency(m), agentid.Require("rescue"), false, wire.JoinSpec{}); err == nil {
 		t.Error("an administrator was made without a registry")
 	}
 	m.Server.Close()

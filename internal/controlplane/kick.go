@@ -47,7 +47,11 @@ func (p *Plane) closeOne(ctx context.Context, t target, r *cutReport) {
 		return
 	}
 	was, err := p.kick(ctx, t.connection)
-	r.kicked(t.connection, was, err)
+	if !was && err == nil && t.session != nil && p.servers.known(t.server) {
+		r.left(t.connection) // it was listed, and is gone: another replica was faster
+	} else {
+		r.kicked(t.connection, was, err)
+	}
 	if err != nil {
 		p.log.Error().Err(err).Str("agent", t.agent.String()).Str("server_id", t.server).Msg("connection could not be cut")
 		return

@@ -51,7 +51,7 @@ func monitor(t *testing.T, ctx context.Context, m *devmesh.Mesh, verb string) (w
 // all of them, whichever takes the call.
 func TestSharedBrake(t *testing.T) {
 	t.Parallel()
-	m, ctx := start(t, devmesh.Options{Heartbeat: time.Second})
+	m, ctx := start(t, devmesh.Options{Heartbeat: 500 * time.Millisecond})
 	second := replica(t, ctx, m)
 	if _, err := monitor(t, ctx, m, wire.MonitorRelease); !errors.Is(err, denial.WrongState) {
 		t.Errorf("release without a hold: %v, want %s", err, denial.WrongState)
@@ -60,9 +60,12 @@ func TestSharedBrake(t *testing.T) {
 		t.Errorf("an unknown operation: %v, want %s", err, denial.BadInput)
 	}
 	const dying = 8
+	var dirs []string
 	for i := range dying {
-		id := agentid.Require(fmt.Sprintf("mute-%d", i))
-		if _, err := raw(t, add(t, ctx, m, registry.NewAgent{Agent: id, Rights: registry.Rights{Call: scopes("read:logs")}})); err != nil {
+		dirs = append(dirs, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require(fmt.Sprintf("mute-%d", i)), Rights: registry.Rights{Call: scopes("read:logs")}}))
+	}
+	for _, dir := range dirs {
+		if _, err := raw(t, dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -78,7 +81,7 @@ func TestSharedBrake(t *testing.T) {
 		return s
 	}
 	s := held()
-	if len(s.Replicas) != 2 || s.State != heartbeat.Held || s.IntervalMS != 1000 || s.TimeoutMS != 3000 {
+	if len(s.Replicas) != 2 || s.State != heartbeat.Held || s.IntervalMS != 500 || s.TimeoutMS != 1500 {
 		t.Fatalf("got %+v, want two held replicas", s)
 	}
 	for _, r := range s.Replicas {
@@ -272,8 +275,9 @@ func TestAlwaysNeedsAnInstance(t *testing.T) {
 	}
 }
 
-// One agent that sends beats as fast as it can keeps nobody else's from being
-// heard: who dies beside it expires.
+// One agent that sends beats without end, each of which costs more to refuse than
+// the time until the next, keeps nobody else's from being heard: who dies beside
+// it expires. (As fast as it can, it does so in `make monitor-scale`.)
 func TestFloodOfBeats(t *testing.T) {
 	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: time.Second})
@@ -282,12 +286,16 @@ func TestFloodOfBeats(t *testing.T) {
 	stop, done := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0
+		pace := time.NewTicker(10 * time.Millisecond)
+		defer pace.Stop()
 		for ; ; n++ {
-			select {
-			case <-stop:
-				done <- n
-				return
-			default:
+			if n%300 == 0 {
+				select {
+				case <-stop:
+					done <- n
+					return
+				case <-pace.C:
+				}
 			}
 			if err := nc.PublishMsg(msg); err != nil {
 				<-stop

@@ -26,6 +26,10 @@ func TestCutWithoutASystemAccount(t *testing.T) {
 	if want := (ttl*11/10 + time.Second).Milliseconds(); s.RevocationBoundMS != want || !slices.Equal(s.Insecure, []string{"nats.insecure_no_system_account"}) {
 		t.Errorf("got a bound of %d ms, insecure %q; want %d", s.RevocationBoundMS, s.Insecure, want)
 	}
+	long, ctx2 := start(t, devmesh.Options{Configure: func(o *meshdir.InitOptions) { o.NoSystemAccount = true }})
+	if s := status(t, ctx2, long); s.RevocationBoundMS != (5*time.Minute*11/10 + time.Second).Milliseconds() {
+		t.Errorf("got a bound of %d ms with sessions of an hour, want that of five minutes", s.RevocationBoundMS)
+	}
 	read := scopes("read:logs")
 	bystander := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("bystander")}))
 	dir := add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("victim"), Stock: true, Rights: registry.Rights{Call: read}})

@@ -39,21 +39,12 @@ func up(t *testing.T, ctx context.Context, m *devmesh.Mesh) {
 	}
 }
 
-func meshStatus(t *testing.T, ctx context.Context, m *devmesh.Mesh) wire.MeshStatus {
-	t.Helper()
-	var s wire.MeshStatus
-	if err := m.Operate(ctx, wire.AdminRequest{Op: wire.OpStatus}, &s); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // olderOf lists the records that the status names, "(gone)" behind those that are
 // not there.
 func olderOf(t *testing.T, ctx context.Context, m *devmesh.Mesh) string {
 	t.Helper()
 	var out []string
-	for _, o := range meshStatus(t, ctx, m).OlderRecords {
+	for _, o := range status(t, ctx, m).OlderRecords {
 		if o.Gone {
 			o.Record += " (gone)"
 		}
@@ -65,6 +56,7 @@ func olderOf(t *testing.T, ctx context.Context, m *devmesh.Mesh) string {
 // An old backup of JetStream is put back in a mesh in use: nobody comes back who
 // was taken out since, operators are told of every record, and set it right.
 func TestOldBackup(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	call := registry.Rights{Call: scopes("own:work")}
 	dirs := map[string]string{}
@@ -124,7 +116,7 @@ func TestOldBackup(t *testing.T) {
 	}
 	refused("revoked", dirs["revoked"], denial.OlderRecord)
 	refused("suspended", dirs["suspended"], denial.OlderRecord)
-	refused("late", late, denial.BadRecord)
+	refused("late", late, denial.UnlistedKey)
 	// Those whom nobody touched go on, with processes that never ended.
 	eventually(t, ctx, "a call of one that stayed", func() bool { _, err := stays.Call(ctx, "own:work", nil); return err == nil })
 
@@ -189,6 +181,7 @@ func service(t *testing.T, m *devmesh.Mesh) jetstream.KeyValue {
 // Genuine records of before are written back into the bucket while everybody
 // looks, and while nobody does: they count for nobody, and the status names them.
 func TestOldRecordsWrittenBack(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("victim")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Rights: registry.Rights{Call: scopes("own:work")}})
@@ -251,6 +244,7 @@ func TestOldRecordsWrittenBack(t *testing.T) {
 // JetStream is put back to an older state under a control plane that runs on: it
 // finds out by its next tick.
 func TestWentBackWhileRunning(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("victim")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Rights: registry.Rights{Call: scopes("own:work")}})

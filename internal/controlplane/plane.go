@@ -331,7 +331,7 @@ func (p *Plane) openStreams(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("controlplane: %w", err)
 	}
-	if _, err := js.CreateOrUpdateStream(ctx, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
+	if _, err := makeStream(ctx, js, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
 		return fmt.Errorf("controlplane: stream of beats: %w", err)
 	}
 	if err := p.openAudit(ctx, js); err != nil {

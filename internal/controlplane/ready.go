@@ -3,15 +3,19 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealmesh/sealmesh/internal/streams"
 )
 
 // Times of a start while the servers of a cluster find each other.
 const (
 	readyPause  = 200 * time.Millisecond
+	readyAsk    = time.Second
 	readyNotice = 5 * time.Second
 )
 
@@ -20,9 +24,18 @@ const (
 // stream of three copies before three have, and none that answers before it has
 // elected a leader. f is repeated as a whole.
 func (p *Plane) untilReady(ctx context.Context, f func(context.Context) error) error {
+	js, err := jetstream.New(p.ctrl)
+	if err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
 	began, told := time.Now(), time.Now()
 	for {
-		err := f(ctx)
+		// A server that knows no leader does not answer at all, and whoever asked it
+		// for more would wait longer.
+		err := led(ctx, js)
+		if err == nil {
+			err = f(ctx)
+		}
 		if err == nil || ctx.Err() != nil || !notYet(err) {
 			return err
 		}
@@ -38,16 +51,37 @@ func (p *Plane) untilReady(ctx context.Context, f func(context.Context) error) e
 	}
 }
 
+// led returns when there is somebody to ask.
+func led(ctx context.Context, js jetstream.JetStream) error {
+	ctx, cancel := context.WithTimeout(ctx, readyAsk)
+	defer cancel()
+	if _, err := js.AccountInfo(ctx); err != nil {
+		return fmt.Errorf("controlplane: JetStream: %w", err)
+	}
+	return nil
+}
+
+// makeStream makes or changes a stream, which other replicas may do at the same
+// moment.
+func makeStream(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfig) (jetstream.Stream, error) {
+	return streams.Make(ctx,
+		func(ctx context.Context) (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, c) },
+		func(ctx context.Context) (jetstream.Stream, error) { return js.Stream(ctx, c.Name) })
+}
+
 // notYet tells what passes when servers have found each other from what does not.
 func notYet(err error) bool {
 	const (
 		noPeers   = 10005 // "no suitable peers for placement"
 		notLeader = 10009
 	)
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return false
+	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
 		return api.Code == 503 || api.ErrorCode == noPeers || api.ErrorCode == notLeader
 	}
-	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+	return errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, context.DeadlineExceeded)
 }

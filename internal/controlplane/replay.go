@@ -18,6 +18,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
+	"github.com/sealmesh/sealmesh/internal/streams"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
@@ -291,7 +292,9 @@ func (p *Plane) newReplay(ctx context.Context, want jetstream.StreamConfig, know
 }
 
 func (p *Plane) createReplay(ctx context.Context, want jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
-	s, err := p.stored.CreateStream(ctx, want)
+	s, err := streams.Make(ctx,
+		func(ctx context.Context) (jetstream.Stream, error) { return p.stored.CreateStream(ctx, want) },
+		func(ctx context.Context) (jetstream.Stream, error) { return p.stored.Stream(ctx, want.Name) })
 	if err != nil {
 		return nil, fmt.Errorf("controlplane: replay store: %w", err)
 	}

@@ -26,6 +26,11 @@ type cutReport struct {
 	open      int                 // connections that nobody can close
 	verified  bool
 
+	// What was known before the change. Another replica, which hears of it at the
+	// same time, may close the connections and forget their sessions first; they
+	// count as closed all the same.
+	before, beforeVia []registry.Session
+
 	failed   error
 	revision uint64    // of the agent's record that was cut by
 	changed  time.Time // when that was written, in an operation

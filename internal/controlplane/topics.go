@@ -33,7 +33,7 @@ func (p *Plane) syncEvents(ctx context.Context) error {
 			names = append(names, e.Topic)
 			age = max(age, time.Duration(e.MaxAge)*time.Second)
 		}
-		if _, err := p.stored.CreateOrUpdateStream(ctx, natsconf.Events(p.space, names, age, p.cfg.Mesh.Config.Replicas)); err != nil {
+		if _, err := makeStream(ctx, p.stored, natsconf.Events(p.space, names, age, p.cfg.Mesh.Config.Replicas)); err != nil {
 			return fmt.Errorf("controlplane: stream of durable topics: %w", err)
 		}
 		again, err := p.store.Topics(ctx)

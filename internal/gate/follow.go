@@ -15,7 +15,8 @@ const (
 	// the feed comes: longer than a route's round trip. A record that was read
 	// sooner after it is relied on, and read once more.
 	FeedSettle = time.Second
-	// KeepPeer is how long a peer that nobody asks for is kept.
+	// KeepPeer is how long a peer that nobody asks for is kept. It is longer than any
+	// is relied on without being read.
 	KeepPeer = 15 * time.Minute
 
 	keepStranger = 10 * time.Second // how long one is followed of whom nothing is known
@@ -90,14 +91,14 @@ func (p *Peers) sweep(now time.Time) {
 		return
 	}
 	p.follows.swept = now
-	idle := func(id agentid.ID, used time.Time, keep time.Duration) bool {
-		// Whoever is about to use what it reads has asked for it here first.
+	// Whoever is about to use what it reads has asked for it here first.
+	idle := func(id agentid.ID, keep time.Duration) bool {
 		f := p.follows.all[id]
-		return now.Sub(used) >= keep && (f == nil || now.Sub(f.asked) >= keep)
+		return f == nil || now.Sub(f.asked) >= keep
 	}
 	p.mu.Lock()
 	for id, known := range p.peers {
-		if idle(id, time.Unix(known.used.Load(), 0), KeepPeer) {
+		if now.Sub(known.looked()) >= KeepPeer && idle(id, KeepPeer) {
 			for _, i := range known.instances {
 				delete(p.named, i.nkey)
 			}
@@ -106,7 +107,7 @@ func (p *Peers) sweep(now time.Time) {
 	}
 	var gone []agentid.ID
 	for id := range p.follows.all {
-		if p.peers[id] == nil && idle(id, time.Time{}, keepStranger) {
+		if p.peers[id] == nil && idle(id, keepStranger) {
 			gone = append(gone, id)
 		}
 	}
@@ -125,9 +126,8 @@ func (p *Peers) sweep(now time.Time) {
 func (p *Peers) peer(id agentid.ID) *peer {
 	known := p.peers[id]
 	if known == nil {
-		known = &peer{floor: p.listed[id], instances: map[agentid.Instance]*instance{}}
+		known = &peer{floor: p.listed[id], instances: map[agentid.Instance]*instance{}, met: p.cfg.Clock()}
 		known.epoch = p.floors.Epoch(id.String())
-		known.use(p.cfg.Clock())
 		p.peers[id] = known
 	}
 	return known
@@ -145,14 +145,17 @@ func (p *Peers) met(known *peer, r *registry.Instance, nkey string) *instance {
 	return i
 }
 
-// useEvery spares the processors from writing to what they all read.
-const useEvery = 30
-
-// use notes that somebody relied on the peer.
-func (k *peer) use(now time.Time) {
-	if at := now.Unix(); at-k.used.Load() >= useEvery {
-		k.used.Store(at)
+// looked is when somebody last had the peer looked up and not found at hand. Who is
+// relied on is read once in a grace in any case, so that nothing has to be noted for
+// each message.
+func (k *peer) looked() time.Time {
+	at := k.met
+	for _, t := range []time.Time{k.read, k.tried} {
+		if t.After(at) {
+			at = t
+		}
 	}
+	return at
 }
 
 // rise keeps the epochs of a record that was admitted, beyond this process's life.

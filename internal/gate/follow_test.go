@@ -233,6 +233,32 @@ func TestUnknownNamesAreLetGo(t *testing.T) {
 	wantReason(t, a.call().to(n), "")
 }
 
+// Nor does one go of whom a record is just being read: it would be relied on, and
+// nobody would hear what becomes of it.
+func TestNotLetGoWhileRead(t *testing.T) {
+	w := newWorld(t)
+	n, f := w.following(0)
+	for range 6 {
+		w.clock.advance(gate.TickInterval - time.Millisecond)
+		w.tickTo(n)
+		if !slices.Equal(f.names(), []string{"writer"}) {
+			if _, err := n.peers.Agent(t.Context(), agentid.Require("writer")); denial.Of(err) != denial.UnlistedAgent {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.clock.advance(time.Second) // by now it would be let go
+	a := w.enrol("writer", "read:logs")
+	w.store.during = func(context.Context, string) {
+		w.store.during = nil
+		w.tickTo(n)
+	}
+	wantReason(t, a.call().to(n), "")
+	if got, want := f.names(), []string{"writer"}; !slices.Equal(got, want) || len(f.ended) != 0 {
+		t.Errorf("got %v followed and %v ended, want %v", got, f.ended, want)
+	}
+}
+
 // Those to whom something is sealed are followed as well, and the list of their
 // instances is asked for once more when that has settled.
 func TestRecipientsAreFollowed(t *testing.T) {

@@ -45,8 +45,8 @@ type state struct {
 }
 
 // judge is called with the lock held; floor is what ticks said of the epoch.
-func (p *Peers) judge(d *doc, q query, id agentid.ID, floor uint64, now time.Time) state {
-	grace := p.grace(q, id)
+func (p *Peers) judge(d *doc, q query, id agentid.ID, floor uint64) state {
+	now, grace := p.cfg.Clock(), p.grace(q, id)
 	silence := p.silence(now)
 	s := state{silence: silence}
 	if q.since != 0 && d.confirmed <= q.since || d.epoch < floor {
@@ -129,9 +129,7 @@ func (p *Peers) knownAgent(id agentid.ID, q query) (*registry.Agent, state) {
 	if known == nil || known.agent == nil {
 		return nil, state{}
 	}
-	now := p.cfg.Clock()
-	known.use(now)
-	return known.agent, p.judge(&known.doc, q, id, known.floor, now)
+	return known.agent, p.judge(&known.doc, q, id, known.floor)
 }
 
 func (p *Peers) instance(ctx context.Context, id agentid.ID, inst agentid.Instance, q query) (*member, error) {
@@ -174,7 +172,7 @@ func (p *Peers) knownInstance(id agentid.ID, inst agentid.Instance, q query) (*m
 		return nil, state{}
 	}
 	i := known.instances[inst]
-	return i.member, p.judge(&i.doc, q, id, 0, p.cfg.Clock())
+	return i.member, p.judge(&i.doc, q, id, 0)
 }
 
 // stale refuses to rely on a record that is known. err is why it could not be

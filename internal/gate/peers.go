@@ -116,7 +116,7 @@ type doc struct {
 
 type peer struct {
 	doc
-	used      atomic.Int64    // when it was asked for last, Unix seconds, not exactly
+	met       time.Time
 	agent     *registry.Agent // nil: forgotten, the epoch is not
 	floor     uint64          // a tick said that the epoch is at least this
 	instances map[agentid.Instance]*instance

@@ -101,9 +101,8 @@ func (p *Peers) knownRecipients(id agentid.ID, q query) ([]seal.Recipient, state
 			to = append(to, r)
 		}
 	}
-	now := p.cfg.Clock()
-	s := p.judge(&known.listing.doc, q, id, 0, now)
-	s.certain = s.certain && now.Sub(known.listing.read) <= listFor
+	s := p.judge(&known.listing.doc, q, id, 0)
+	s.certain = s.certain && p.cfg.Clock().Sub(known.listing.read) <= listFor
 	return to, s
 }
 
@@ -117,9 +116,6 @@ func (i *instance) stands(a *registry.Agent) bool {
 func (p *Peers) list(ctx context.Context, id agentid.ID, q query) error {
 	_, _, err := p.lists.do(ctx, id.String(), q.since != 0, nil, func(ctx context.Context) (struct{}, error) {
 		// First, so that nothing that happens behind the answer goes unseen.
-		if err := p.follow(id); err != nil {
-			return struct{}{}, err
-		}
 		p.mu.Lock()
 		p.peer(own(id)).listing.asked = true
 		p.mu.Unlock()

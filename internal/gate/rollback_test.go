@@ -121,8 +121,9 @@ func TestTicksAfterRestart(t *testing.T) {
 	if got := n.peers.ReplaySince(); n.peers.Silence() != 0 || !got.Equal(w.clock.Now()) {
 		t.Errorf("the next incarnation: silence is %v and replays are told since %v", n.peers.Silence(), got)
 	}
-	n = w.restart(next)
 	w.tick.Incarnation, w.tick.Revision = 1, 1<<40
+	w.beat()
+	n = w.restart(next)
 	w.clock.advance(time.Second)
 	w.tickTo(n)
 	if got := n.peers.Silence(); got != time.Second {

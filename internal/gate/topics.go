@@ -64,7 +64,7 @@ func (p *Peers) knownTopics() (*registry.Topics, state) {
 	if p.topics.list == nil {
 		return nil, state{}
 	}
-	return p.topics.list, p.judge(&p.topics.doc, query{}, agentid.ID{}, 0, p.cfg.Clock())
+	return p.topics.list, p.judge(&p.topics.doc, query{}, agentid.ID{}, 0)
 }
 
 func (p *Peers) observeTopics(text string) error {

@@ -127,7 +127,7 @@ type AgentView struct {
 	Labels      map[string]string  `json:"labels"`
 	Changed     ChangeView         `json:"changed"`
 
-	Cut *CutResult `json:"cut,omitempty"` // of set: the connections that it closed
+	Cut *CutResult `json:"cut_result,omitempty"` // of set: the connections that it closed
 }
 
 // PlainView are the rights of an agent outside the mesh, where nothing is signed.

@@ -26,8 +26,9 @@ type duo struct {
 	caller, handler  *meshclient.Mesh
 	callerID, handID string
 
-	mu    sync.Mutex
-	calls []call
+	moving sync.RWMutex // held while caller and handler are replaced
+	mu     sync.Mutex
+	calls  []call
 }
 
 type call struct {
@@ -42,12 +43,37 @@ func (w *world) duo(from, to int) *duo {
 		callerID: "caller-" + w.Name(from), handID: "handler-" + w.Name(to),
 	}
 	scope := capability.RequireScope(d.scope)
-	d.handler = w.live(d.handID, to, registry.Rights{Handle: []capability.Scope{scope}})
+	w.add(d.handID, to, registry.Rights{Handle: []capability.Scope{scope}})
+	w.add(d.callerID, from, registry.Rights{Call: []capability.Scope{scope}})
+	w.enter(d)
+	return d
+}
+
+// enter connects a duo, each to its own server.
+func (w *world) enter(d *duo) {
+	w.t.Helper()
+	d.handler, d.caller = w.connect(w.Agent(d.handID)), w.connect(w.Agent(d.callerID))
 	if err := d.handler.Handle(d.scope, func(context.Context, *meshclient.Request) ([]byte, error) { return []byte("ok"), nil }); err != nil {
 		w.t.Fatal(err)
 	}
-	d.caller = w.live(d.callerID, from, registry.Rights{Call: []capability.Scope{scope}})
-	return d
+	for _, id := range []string{d.handID, d.callerID} {
+		w.epochs[id] = w.epoch(w.show(id))
+	}
+}
+
+// home has all who had to go elsewhere come back to their own servers.
+func (w *world) home() {
+	w.t.Helper()
+	for _, d := range w.duos {
+		d.moving.Lock()
+		for _, m := range []*meshclient.Mesh{d.caller, d.handler} {
+			if err := m.Close(); err != nil {
+				w.t.Error(err)
+			}
+		}
+		w.enter(d)
+		d.moving.Unlock()
+	}
 }
 
 // calling has all duos talk until the test ends.
@@ -72,6 +98,8 @@ func (w *world) calling() {
 }
 
 func (d *duo) call(ctx context.Context) {
+	d.moving.RLock()
+	defer d.moving.RUnlock()
 	try, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	c := call{began: time.Now()}

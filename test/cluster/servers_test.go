@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
+	"github.com/sealmesh/sealmesh/test/stock/process"
 )
 
 // Of three nats-servers one may die, be it the one that leads the registry, or be
@@ -20,12 +21,15 @@ func TestServers(t *testing.T) {
 	wanted(t)
 	t.Parallel()
 	w := newWorld(t)
-	registryJS, storeJS := w.js(false), w.js(true)
-	w.whole(registryJS, storeJS)
+	nc := w.service()
+	ctrl, store := w.streams(nc)
+	w.whole(ctrl, store)
+	w.burns(nc)
 
 	if !t.Run("leader of the registry killed", func(t *testing.T) {
 		id, p := w.victim(0)
-		lead := w.leader(registryJS, "KV_MESH_AGENTS")
+		lead := w.leader(ctrl, "KV_MESH_AGENTS")
+		w.lead(nc, store, lead) // so that both are lost in one blow
 		began := time.Now()
 		p.Kill()
 		w.nodes[lead].Kill()
@@ -36,15 +40,16 @@ func TestServers(t *testing.T) {
 		}
 		w.unharmed()
 		w.nodes[lead] = w.Node(lead)
-		w.whole(registryJS, storeJS)
+		w.whole(ctrl, store)
 		w.unharmed()
 	}) {
 		return
 	}
 
 	if !t.Run("any other killed", func(t *testing.T) {
+		w.home()
 		id, p := w.victim(1)
-		agents, replay := w.leader(registryJS, "KV_MESH_AGENTS"), w.leader(storeJS, "KV_MESH_REPLAY")
+		agents, replay := w.leader(ctrl, "KV_MESH_AGENTS"), w.leader(store, "KV_MESH_REPLAY")
 		node := 0
 		for node == agents || node == replay {
 			node++
@@ -62,13 +67,13 @@ func TestServers(t *testing.T) {
 		}
 		w.unharmed()
 		w.nodes[node] = w.Node(node)
-		w.whole(registryJS, storeJS)
+		w.whole(ctrl, store)
 		w.unharmed()
 	}) {
 		return
 	}
 
-	t.Run("one cut off", func(t *testing.T) { w.cutOff(registryJS, storeJS) })
+	t.Run("one cut off", func(t *testing.T) { w.cutOff(ctrl, store) })
 }
 
 // cutOff cuts the last server off, with an agent of each kind and one of the
@@ -81,6 +86,12 @@ func TestServers(t *testing.T) {
 func (w *world) cutOff(stores ...jetstream.JetStream) {
 	const node = 2
 	inside := []string{w.duos[1].handID, w.duos[2].callerID}
+	w.home()
+	w.admin = w.operator(0)
+	// It goes to the last server, on which it was started first.
+	w.planes[1].Terminate(soon)
+	w.planes[1] = w.StartReplica(w.names[1])
+	w.planes[1].Await(process.PlaneUp)
 	lost := w.ghost("lost", node)
 
 	// A short one harms nobody at all.

@@ -24,6 +24,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/enrol"
 	"github.com/sealmesh/sealmesh/internal/meshdir"
+	"github.com/sealmesh/sealmesh/internal/natsconf"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/meshclient"
 	"github.com/sealmesh/sealmesh/registry"
@@ -85,7 +86,7 @@ func newWorld(t *testing.T) *world {
 	for _, p := range w.planes {
 		p.Await(process.PlaneUp)
 	}
-	w.admin = w.connect(filepath.Join(w.Dir(), "agents", meshdir.AdminAgent))
+	w.admin = w.operator(0)
 	for i := range w.nodes {
 		w.duos = append(w.duos, w.duo(i, (i+1)%len(w.nodes)))
 	}
@@ -139,10 +140,31 @@ func (w *world) connect(dir string) *meshclient.Mesh {
 	return m
 }
 
+// operator connects as the administrator to one server first.
+func (w *world) operator(node int) *meshclient.Mesh {
+	w.t.Helper()
+	dir := w.Agent(meshdir.AdminAgent)
+	w.place(dir, node)
+	return w.connect(dir)
+}
+
+// place has the agent of a directory connect to one server first.
+func (w *world) place(dir string, node int) {
+	w.t.Helper()
+	d, err := agentdir.Open(dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	d.Info.NATS = []string{w.URL(node)}
+	if err := agentdir.Write(dir, d.Info); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // try runs one admin operation. While servers or control planes are away it may
 // fail.
 func (w *world) try(ctx context.Context, req wire.AdminRequest, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -192,23 +214,8 @@ func (w *world) add(id string, node int, rights registry.Rights) (dir string) {
 		_, err := enrol.Enrol(ctx, token, dir)
 		return err
 	})
-	d, err := agentdir.Open(dir)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	d.Info.NATS = []string{w.URL(node)}
-	if err := agentdir.Write(dir, d.Info); err != nil {
-		w.t.Fatal(err)
-	}
+	w.place(dir, node)
 	return dir
-}
-
-// live adds an agent that lives to the end of the test.
-func (w *world) live(id string, node int, rights registry.Rights) *meshclient.Mesh {
-	w.t.Helper()
-	m := w.connect(w.add(id, node, rights))
-	w.epochs[id] = w.epoch(w.show(id))
-	return m
 }
 
 // show reads an agent's record.
@@ -272,8 +279,8 @@ func (w *world) expires(id string) {
 	w.t.Logf("%s expired after %s more", id, time.Since(began).Round(time.Millisecond))
 }
 
-// js is JetStream of the control plane's account, or that of STORE.
-func (w *world) js(store bool) jetstream.JetStream {
+// service connects as the control plane does.
+func (w *world) service() *nats.Conn {
 	w.t.Helper()
 	m, err := meshdir.Load(w.Dir())
 	if err != nil {
@@ -296,16 +303,33 @@ func (w *world) js(store bool) jetstream.JetStream {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(nc.Close)
-	var js jetstream.JetStream
-	if store {
-		js, err = jetstream.NewWithAPIPrefix(nc, "STORE.JS.API")
-	} else {
-		js, err = jetstream.New(nc)
-	}
+	return nc
+}
+
+// streams returns JetStream of the control plane's account and that of STORE.
+func (w *world) streams(nc *nats.Conn) (ctrl, store jetstream.JetStream) {
+	w.t.Helper()
+	ctrl, err := jetstream.New(nc)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return js
+	if store, err = jetstream.NewWithAPIPrefix(nc, natsconf.StoreAPI); err != nil {
+		w.t.Fatal(err)
+	}
+	return ctrl, store
+}
+
+// lead has one server lead the store of used nonces.
+func (w *world) lead(nc *nats.Conn, store jetstream.JetStream, node int) {
+	w.t.Helper()
+	const stream = "KV_" + natsconf.ReplayBucket
+	w.eventually(soon, w.Name(node)+" leads "+stream, func(ctx context.Context) error {
+		if w.leader(store, stream) == node {
+			return nil
+		}
+		_, err := nc.RequestWithContext(ctx, natsconf.StoreAPI+".STREAM.LEADER.STEPDOWN."+stream, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, w.Name(node)))
+		return errors.Join(err, errors.New("another one does"))
+	})
 }
 
 // leader is the server that leads a stream.

@@ -35,6 +35,7 @@ var tiers = map[string]Tier{
 	"denial":                Leaf,
 	"internal/limits":       Leaf,
 	"internal/nearest":      Leaf,
+	"internal/streams":      Leaf,
 	"internal/subject":      Subjects,
 	"internal/jws":          Document,
 	"pki":                   Format,
