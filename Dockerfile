@@ -15,7 +15,7 @@ RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /out/ ./cmd/sealmesh ./examples/quickstart/handler ./examples/quickstart/caller
 # Volumes take the owner of what they are first mounted over.
-RUN mkdir -p /empty/mesh /empty/nats /empty/control /empty/reader /empty/asker
+RUN mkdir -p /empty/mesh /empty/nats /empty/control /empty/state /empty/reader /empty/asker
 
 FROM ${SHELL_IMAGE} AS operator
 COPY --from=build /out/sealmesh /usr/local/bin/sealmesh

@@ -8,7 +8,7 @@ TIMEOUT ?= 20m
 FUZZ    ?= 10s
 SOAK    ?= 10m
 
-.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench soak monitor-scale
+.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench soak cluster monitor-scale
 
 all: build lint test
 
@@ -68,3 +68,8 @@ soak:
 # and how soon it notices. Eight minutes.
 monitor-scale:
 	$(GO) test -run '^TestMonitor$$' -count 1 -timeout 0 -v ./test/scale -instances 10000
+
+# Three nats-servers and two control planes, each a process, some of which are
+# killed, stopped or cut off. `make test` leaves it out.
+cluster:
+	$(GO) test -race -count 1 -timeout 10m -v ./test/cluster -cluster

@@ -76,14 +76,14 @@ type ground struct {
 func (m *Mesh) groundOf(v *envelope.Verified, now time.Time) ground {
 	f := v.Fields()
 	g := ground{agent: f.From, instance: v.Instance(), key: f.Key, epoch: f.Epoch, taken: now}
-	ctx, cancel := context.WithTimeout(m.ctx, goneTimeout)
-	defer cancel()
 	if f.Token != "" {
-		g.own, _ = m.gate.Chain(ctx, f.Token) //nolint:errcheck // it was there for the gate
+		g.own, _ = m.gate.Chain(m.ctx, f.Token) //nolint:errcheck // it was there for the gate
 	}
-	for digest := range f.Principals() {
-		if c, err := m.gate.Chain(ctx, digest); err == nil {
-			g.behalf = append(g.behalf, c)
+	if f.OnBehalf != "" {
+		for digest := range f.Principals() {
+			if c, err := m.gate.Chain(m.ctx, digest); err == nil {
+				g.behalf = append(g.behalf, c)
+			}
 		}
 	}
 	return g

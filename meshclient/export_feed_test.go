@@ -73,6 +73,15 @@ func (m *Mesh) Record(ctx context.Context, id agentid.ID) (*registry.Agent, erro
 	return m.peers.Agent(ctx, id)
 }
 
+// KeyStanding returns why this client would refuse what a key of an agent signs.
+func (m *Mesh) KeyStanding(ctx context.Context, id agentid.ID, nkey string) error {
+	_, err := m.peers.Sender(ctx, id, nkey)
+	return err
+}
+
+// Key is the public key of the instance.
+func (m *Mesh) Key() string { return m.key.PublicKey() }
+
 // Hint is what helps against an error, where it knows.
 func Hint(err error) string {
 	var h interface{ Hint() string }

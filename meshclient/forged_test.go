@@ -220,45 +220,38 @@ func TestForgedFeed(t *testing.T) {
 func TestReplayedTicks(t *testing.T) {
 	t.Parallel()
 	m := mesh(t, quiet())
-	ctx := within(t, 60*time.Second)
-	var clock ahead
-	refused := make(chan meshclient.Refusal, 100)
-	reader := connected(t, m, enrolled(t, m, "reader", registry.Rights{Handle: scopes("read:logs")}), meshclient.Clock(clock.now),
-		meshclient.OnRefused(func(r meshclient.Refusal) { refused <- r }))
-	handle(t, reader, "read:logs", echo)
-	asker := connected(t, m, enrolled(t, m, "asker", registry.Rights{Call: scopes("read:logs")}))
-	if _, err := asker.Call(ctx, "read:logs", nil); err != nil {
-		t.Fatal(err)
-	}
+	reader := newDoor(t, m)
+	bad := intrude(t, enrolled(t, m, "bad", registry.Rights{Call: scopes("read:logs")}))
 	ctrl := service(t, m)
-	tick := raw(t, ctrl, registry.TickKey)
+	chain := token(t, raw(t, ctrl, "bad"))
+	if got := reader.knock(t, bad, chain); got != "" {
+		t.Fatalf("refused: %s", got)
+	}
+	old := raw(t, ctrl, registry.TickKey)
 	if err := m.DownPlane(); err != nil {
 		t.Fatal(err)
 	}
-	// The newest of all may have come behind the one that was read.
-	last := raw(t, ctrl, registry.TickKey)
+	last := raw(t, ctrl, registry.TickKey) // of all
 	heard := reader.FeedHeard()[common]
-	clock.advance(16 * time.Second)
-	var sent int64
-	for range 10 {
-		for _, text := range []string{tick, last} {
+	reader.clock.advance(16 * time.Second)
+	const times = 10
+	for range times {
+		for _, text := range []string{old, last} {
 			if err := ctrl.Publish(feedAgents+registry.TickKey, []byte(text)); err != nil {
 				t.Fatal(err)
 			}
-			sent++
 		}
 	}
-	eventually(t, "the arrival of old ticks", func() bool { return reader.FeedHeard()[common] >= heard+sent })
-	// The bucket changes, and the server brings no word of it.
+	eventually(t, "the arrival of old ticks", func() bool { return reader.FeedHeard()[common] >= heard+2*times })
+	// The registry changes, and the server brings no word of it.
 	if err := reader.Deafen(); err != nil {
 		t.Fatal(err)
 	}
-	if err := asker.Deafen(); err != nil {
-		t.Fatal(err)
+	put(t, ctrl, "bad", changed(t, m, raw(t, ctrl, "bad"), func(a *registry.Agent) { a.Status = registry.Revoked; a.Epoch++ }))
+	if got := reader.knock(t, bad, chain); got != denial.Revoked {
+		t.Errorf("got %q of one who was revoked, want %q", got, denial.Revoked)
 	}
-	put(t, ctrl, "asker", changed(t, m, raw(t, ctrl, "asker"), func(a *registry.Agent) { a.Status = registry.Revoked; a.Epoch++ }))
 	if got := reader.Silence(); got < 16*time.Second {
 		t.Errorf("replayed ticks ended the silence: it is %v", got)
 	}
-	wantRefused(t, asker, refused, denial.Revoked)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/devmesh"
 	"github.com/sealmesh/sealmesh/internal/gate"
@@ -47,29 +48,57 @@ func changed(t *testing.T, m *devmesh.Mesh, text string, change func(*registry.A
 	return out
 }
 
-// wantRefused has an agent call read:logs, and its call refused by the handler, which
-// tells nobody who has no standing.
-func wantRefused(t *testing.T, from *meshclient.Mesh, refused <-chan meshclient.Refusal, want denial.Reason) {
+// door is a handler of read:logs that goes by a clock of its own and tells what it
+// let in and what not.
+type door struct {
+	*meshclient.Mesh
+	clock   ahead
+	took    chan agentid.ID
+	refused chan meshclient.Refusal
+}
+
+func newDoor(t *testing.T, m *devmesh.Mesh) *door {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	answered := make(chan error, 1)
-	go func() {
-		_, err := from.Call(ctx, "read:logs", nil)
-		answered <- err
-	}()
+	d := &door{took: make(chan agentid.ID, 100), refused: make(chan meshclient.Refusal, 100)}
+	d.Mesh = connected(t, m, enrolled(t, m, "reader", registry.Rights{Handle: scopes("read:logs")}),
+		meshclient.Clock(d.clock.now), meshclient.OnRefused(func(r meshclient.Refusal) { d.refused <- r }))
+	handle(t, d.Mesh, "read:logs", func(_ context.Context, req *meshclient.Request) ([]byte, error) {
+		d.took <- req.From
+		return nil, nil
+	})
+	return d
+}
+
+// knock has somebody call who judges nothing about itself, and returns why it was
+// refused, if it was.
+func (d *door) knock(t *testing.T, in *intruder, chain string) denial.Reason {
+	t.Helper()
+	in.forge(t, chain)
 	select {
-	case r := <-refused:
-		if r.Sender != from.ID() || r.Reason != want {
-			t.Errorf("got a refusal of %s for %q (%s), want of %s for %q", r.Sender, r.Reason, r.Detail, from.ID(), want)
+	case id := <-d.took:
+		if id != in.Self {
+			t.Fatalf("got a call of %s, want of %s", id, in.Self)
 		}
-	case err := <-answered:
-		t.Errorf("got an answer to %s (%v), want a refusal for %q", from.ID(), err, want)
-		answered <- err
+		return ""
+	case r := <-d.refused:
+		if r.Sender != in.Self {
+			t.Fatalf("got a refusal of %s, want of %s", r.Sender, in.Self)
+		}
+		return r.Reason
 	case <-time.After(30 * time.Second):
-		t.Errorf("nothing was refused of %s", from.ID())
+		t.Fatalf("nothing was heard of a call of %s", in.Self)
+		return ""
 	}
-	cancel()
-	<-answered
+}
+
+// token returns the digest of an agent's root token.
+func token(t *testing.T, record string) string {
+	t.Helper()
+	var a registry.Agent
+	if _, err := jws.Decode(record, "agent", &a); err != nil || len(a.Tokens) == 0 {
+		t.Fatalf("got %+v, %v, want a record with a token", a, err)
+	}
+	return a.Tokens[0]
 }
 
 // The control plane is away: those who know each other go on. What changes in the
@@ -78,39 +107,34 @@ func wantRefused(t *testing.T, from *meshclient.Mesh, refused <-chan meshclient.
 func TestControlPlaneAway(t *testing.T) {
 	t.Parallel()
 	m := mesh(t, quiet())
-	ctx := within(t, 60*time.Second)
-	var clock ahead
-	refused := make(chan meshclient.Refusal, 100)
-	reader := connected(t, m, enrolled(t, m, "reader", registry.Rights{Handle: scopes("read:logs")}), meshclient.Clock(clock.now),
-		meshclient.OnRefused(func(r meshclient.Refusal) { refused <- r }))
-	handle(t, reader, "read:logs", echo)
-	known := connected(t, m, enrolled(t, m, "known", registry.Rights{Call: scopes("read:logs")}))
-	bad := connected(t, m, enrolled(t, m, "bad", registry.Rights{Call: scopes("read:logs")}))
-	call := func(c *meshclient.Mesh) error { _, err := c.Call(ctx, "read:logs", nil); return err }
-	for _, c := range []*meshclient.Mesh{known, bad} {
-		if err := call(c); err != nil {
-			t.Fatal(err)
+	reader := newDoor(t, m)
+	known := intrude(t, enrolled(t, m, "known", registry.Rights{Call: scopes("read:logs")}))
+	bad := intrude(t, enrolled(t, m, "bad", registry.Rights{Call: scopes("read:logs")}))
+	ctrl := service(t, m)
+	knownToken, badToken := token(t, raw(t, ctrl, "known")), token(t, raw(t, ctrl, "bad"))
+	let := func(when string) {
+		t.Helper()
+		for in, chain := range map[*intruder]string{known: knownToken, bad: badToken} {
+			if got := reader.knock(t, in, chain); got != "" {
+				t.Errorf("%s: %s was refused: %s", when, in.Self, got)
+			}
 		}
 	}
-	ctrl := service(t, m)
+	let("before")
 	if err := m.DownPlane(); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []*meshclient.Mesh{known, bad} {
-		if err := call(c); err != nil {
-			t.Errorf("%s cannot call without the control plane: %v", c.ID(), err)
-		}
-	}
-	for _, c := range []*meshclient.Mesh{reader, bad} { // neither hears what becomes of bad
-		if err := c.Deafen(); err != nil {
-			t.Fatal(err)
-		}
+	let("without the control plane")
+	if err := reader.Deafen(); err != nil {
+		t.Fatal(err)
 	}
 	put(t, ctrl, "bad", changed(t, m, raw(t, ctrl, "bad"), func(a *registry.Agent) { a.Status = registry.Revoked; a.Epoch++ }))
-	clock.advance(gate.TickAlarm + time.Second)
-	wantRefused(t, bad, refused, denial.Revoked)
-	if err := call(known); err != nil {
-		t.Errorf("%s cannot call after 16 s without ticks: %v", known.ID(), err)
+	reader.clock.advance(gate.TickAlarm + time.Second)
+	if got := reader.knock(t, bad, badToken); got != denial.Revoked {
+		t.Errorf("got %q of one who was revoked, 16 s after the last tick, want %q", got, denial.Revoked)
+	}
+	if got := reader.knock(t, known, knownToken); got != "" {
+		t.Errorf("16 s after the last tick %s was refused: %s", known.Self, got)
 	}
 	if got := reader.Silence(); got < gate.TickAlarm {
 		t.Errorf("the reader has heard something %v ago", got)

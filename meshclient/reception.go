@@ -104,10 +104,22 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 	defer idle.Stop()
 	// Of what the feed tells of the handler p.look hears. Where it lost something, or
 	// nobody was known whom it could tell about, this finds out.
-	look := stopped()
-	defer look.Stop()
+	var look *time.Timer
+	var looks <-chan time.Time
+	lookIn := func(d time.Duration) {
+		if look == nil {
+			look = time.NewTimer(d)
+			looks = look.C
+		}
+		look.Reset(d)
+	}
+	defer func() {
+		if look != nil {
+			look.Stop()
+		}
+	}()
 	if p.look != nil {
-		look.Reset(firstSign)
+		lookIn(firstSign)
 	}
 	var taken <-chan struct{}
 	if c.parts != nil {
@@ -140,7 +152,7 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 			if r.stream.Count() > count {
 				if count == 0 {
 					r.takenOver(p)
-					look.Reset(signEvery)
+					lookIn(signEvery)
 				}
 				idle.Reset(c.idle)
 				r.asked = 0
@@ -162,8 +174,8 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 			if r.room()-r.most >= streamParts/2 || r.confirmed < r.stream.Count() && !c.parts.full() {
 				r.confirm()
 			}
-		case <-look.C:
-			look.Reset(signEvery)
+		case <-looks:
+			lookIn(signEvery)
 			if over, err := r.handlerLost(ctx, p, true); err != nil {
 				return nil, over, err
 			}

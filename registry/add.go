@@ -103,6 +103,7 @@ func (s *Store) Add(ctx context.Context, n NewAgent, by string) (*Agent, error) 
 	} else if err != nil {
 		return nil, err
 	}
+	s.settle(a.Agent)
 	return a, s.keep(ctx, a.Epoch > 1)
 }
 

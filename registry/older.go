@@ -138,6 +138,7 @@ func (s *Store) reinstateAll(ctx context.Context, id agentid.ID) error {
 		}
 	}
 	s.mu.Unlock()
+	defer s.settle(id)
 	return s.inParallel(keys, func(key string) error {
 		_, inst, _ := splitInstanceKey(key)
 		_, err := s.reinstate(ctx, id, inst)
@@ -145,6 +146,16 @@ func (s *Store) reinstateAll(ctx context.Context, id agentid.ID) error {
 			return nil // it has to be enrolled again
 		}
 		return err
+	})
+}
+
+// settle names the instances of an agent no more that are gone: an operator has
+// looked at the agent, and they have no record that could be set right.
+func (s *Store) settle(id agentid.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.older, func(key string, o Older) bool {
+		return strings.HasPrefix(key, id.String()+".") && o.Found == Floor{}
 	})
 }
 

@@ -257,6 +257,9 @@ func TestRestoredBackup(t *testing.T) {
 	if got := w.add(s, dave, func(n *registry.NewAgent) { n.Replace = true }); got.Epoch <= 1 || got.Since != got.Epoch {
 		t.Errorf("replacing one that is gone: got %+v", got)
 	}
+	if got, want := older(s), registry.TopicsKey; got != want {
+		t.Errorf("older after all agents: got %q, want %q", got, want)
+	}
 	wantReason(t, "its old key", w.tryEnrol(s, dave, "dave 1"), denial.BadRecord)
 	if topics, err := s.SetTopic(ctx, registry.Topic{Topic: "late", MaxAge: 60}, "admin"); err != nil || len(topics.Topics) != 2 || topics.Revision != 3 {
 		t.Errorf("setting a topic again: got %+v, %v", topics, err)

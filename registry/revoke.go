@@ -19,7 +19,9 @@ func (s *Store) Revoke(ctx context.Context, id agentid.ID, by, reason string) (*
 	if err != nil {
 		return nil, err
 	}
-	return a, errors.Join(s.revokeInstances(ctx, id, by, reason), keep())
+	err = s.revokeInstances(ctx, id, by, reason)
+	s.settle(id)
+	return a, errors.Join(err, keep())
 }
 
 func revoke(a *Agent) error {

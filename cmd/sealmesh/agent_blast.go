@@ -142,7 +142,7 @@ func writeActivity(w io.Writer, v wire.Activity) {
 		row("answered", clean(c.Scope), "for "+c.Peer.String(), c.Count, failed(c), c.First, c.Last)
 	}
 	for _, t := range v.Published {
-		row("published", clean(t.Topic), fmt.Sprintf("taken %d times", t.Accepted), t.Published, "", t.First, t.Last)
+		row("published", clean(t.Topic), "taken "+count(int(t.Accepted), "time"), t.Published, "", t.First, t.Last)
 	}
 	for _, r := range v.Refused {
 		row("refused", clean(r.Kind), clean(string(r.Reason)), r.Count, "", r.First, r.Last)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -113,7 +112,7 @@ func (a *app) showCompromise(v wire.Compromise) error {
 		}
 		fmt.Fprintf(w, "%s since %s\n", who, when(&v.Since))
 		writeWindow(w, v.Audit)
-		fmt.Fprintf(w, "\n%s accepted by others\n", count(int(v.CallsTotal), "call")) //nolint:gosec // a count for people
+		fmt.Fprintf(w, "\n%s accepted by others\n", count(int(v.CallsTotal), "call"))
 		rows := [][]string{}
 		for _, c := range v.Calls {
 			rows = append(rows, []string{
@@ -122,7 +121,7 @@ func (a *app) showCompromise(v wire.Compromise) error {
 			})
 		}
 		table(w, rows...)
-		if rest := int(v.CallsTotal) - len(v.Calls); rest > 0 { //nolint:gosec // likewise
+		if rest := int(v.CallsTotal) - len(v.Calls); rest > 0 {
 			fmt.Fprintf(w, "  and %d more\n", rest)
 		}
 		writeActivity(w, v.Did)
@@ -133,7 +132,7 @@ func (a *app) showCompromise(v wire.Compromise) error {
 			fmt.Fprintln(w, madeLine(d))
 		}
 		if v.Admitted > 0 {
-			fmt.Fprintf(w, "%s admitted, from %s\n", count(int(v.Admitted), "connection"), listed(v.Hosts)) //nolint:gosec // likewise
+			fmt.Fprintf(w, "%s admitted, from %s\n", count(int(v.Admitted), "connection"), listed(v.Hosts))
 			rows = rows[:0]
 			for _, s := range v.Connections {
 				rows = append(rows, []string{"  " + when(&s.At), s.Instance.String(), orDash(s.Host), "epoch " + clean(s.Epoch)})
@@ -160,6 +159,6 @@ func madeLine(d wire.MadeView) string {
 	if d.Onward > 0 {
 		s += ", passed on " + count(d.Onward, "time")
 	}
-	s += ", used " + strconv.FormatUint(d.Uses, 10) + " times"
+	s += ", used " + count(int(d.Uses), "time")
 	return s + " (" + registry.ShortDigest(clean(d.Chain)) + ")"
 }

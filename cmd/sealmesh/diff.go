@@ -37,7 +37,7 @@ mesh has and the file does not list is no difference unless --prune is given.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if against != "" {
 				return &hinted{
-					errors.New("--against needs the audit stream, and this version keeps none"),
+					errors.New("--against needs a history of rights, and this version keeps none"),
 					"keep what sealmesh export writes under version control, and name an older file",
 				}
 			}

@@ -1,6 +1,7 @@
 // Package agentdir reads and writes the directory that an instance of an agent
-// lives from: who it is, its keys, its certificate, what it trusts, and the
-// chains it was handed (docs/operations.md, "Files").
+// lives from: who it is, its keys, its certificate, what it trusts, the chains it
+// was handed, and the epochs below which it does not go back (docs/operations.md,
+// "Files").
 //
 // One secret a file, each 0600 and refused when wider. A directory belongs to
 // one instance; two processes that share one are one instance to the mesh.

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -38,7 +39,7 @@ type reported struct {
 
 // readAudit gives each the records from a time on that hold one of the words as
 // their signers wrote it, in the order in which they were stored. Batches without
-// one of them are passed over unread.
+// one of them are passed over unread, so each may be given records that have none.
 //
 // Whether the signer counts today does not matter: an instance that was revoked
 // since signed then. Its key is its passport's, and what it says of others than
@@ -46,6 +47,7 @@ type reported struct {
 func (p *Plane) readAudit(ctx context.Context, since time.Time, words [][]byte, each func(reported)) (wire.AuditWindow, error) {
 	ctx, cancel := context.WithTimeout(ctx, auditReadTime)
 	defer cancel()
+	words = append(slices.Clone(words), []byte(`"missing":`)) // of whomever they are
 	r := auditReading{p: p, words: words, each: each, since: since, seen: map[string]bool{}}
 	p.spool.Flush(p.sendBatch) // its own records are the newest of all
 	r.window = wire.AuditWindow{Since: since.UTC(), From: since.UTC(), Until: since.UTC()}

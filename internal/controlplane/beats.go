@@ -239,6 +239,11 @@ func (v verdicts) Expire(ctx context.Context, id agentid.ID, inst agentid.Instan
 	if err != nil {
 		return err
 	}
+	if !inst.IsZero() {
+		if err := v.p.heardElsewhere(ctx, id, inst); err != nil {
+			return err
+		}
+	}
 	if inst.IsZero() {
 		err = v.p.store.ExpireAgent(ctx, id, e.Agent, reason)
 	} else {

@@ -1,6 +1,7 @@
 package controlplane_test
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"testing"
@@ -220,7 +221,7 @@ func TestAuditTakesNobodysWordForAnother(t *testing.T) {
 	), nil)
 	// Changed on the way, and unsigned.
 	publish(batch(t, audit.Record{Kind: audit.Call, Verdict: audit.Refused, Reason: denial.Replayed, Sender: asker, Peer: temp}),
-		func(m *nats.Msg) { m.Data = append(m.Data[:len(m.Data):len(m.Data)], m.Data[len(m.Data)/2:]...) })
+		func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte("replayed"), []byte("expired!"), 1) })
 	publish([]byte(`"asker"`), func(m *nats.Msg) { m.Header = nil })
 	// No batch.
 	publish([]byte(`{"sender":"asker"}`), nil)
@@ -266,8 +267,8 @@ func TestAuditTakesNobodysWordForAnother(t *testing.T) {
 // refused.
 func TestCompromisedSince(t *testing.T) {
 	t.Parallel()
-	s := newSuspects(t)
 	began := time.Now()
+	s := newSuspects(t)
 	heard := make(chan string, 8)
 	subscribe := func() error {
 		return s.reader.Subscribe("news", func(_ context.Context, e *meshclient.Event) { heard <- string(e.Data) }, meshclient.Durable("inbox"))

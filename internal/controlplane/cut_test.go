@@ -117,6 +117,7 @@ func TestCutWithAnIndexThatIsBehind(t *testing.T) {
 
 // The index follows what others write, and forgets what ends.
 func TestIndexFollows(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("reader")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Heartbeat: registry.HeartbeatNone})
@@ -139,6 +140,7 @@ func TestIndexFollows(t *testing.T) {
 // A cut says what it did at every server. What a server does not confirm stays
 // pending, is tried again, and is said to be over at last.
 func TestUnconfirmedCutIsTriedUntilItIs(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	log := &journal{}
 	replacePlane(t, ctx, m, &seam{log: zerolog.New(log)})
@@ -172,6 +174,7 @@ func TestUnconfirmedCutIsTriedUntilItIs(t *testing.T) {
 // What a replica leaves when it dies between the record and the cut, another one
 // that runs finishes.
 func TestAnotherReplicaFinishesTheCut(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("victim")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Heartbeat: registry.HeartbeatNone})
@@ -209,6 +212,10 @@ func TestUnlistedConnectionIsCut(t *testing.T) {
 			log := &journal{}
 			s := &seam{victim: id, unlisted: true, opened: make(chan error, 10), log: zerolog.New(log)}
 			replacePlane(t, ctx, m, s)
+			if !late {
+				// Nothing but the server's word brings it to light.
+				t.Cleanup(m.Plane.HoldRepairs())
+			}
 			nc, err := raw(t, dir)
 			if err != nil {
 				t.Fatal(err)
@@ -231,6 +238,7 @@ func TestUnlistedConnectionIsCut(t *testing.T) {
 
 // A cut closes what nobody listed as well: it asks the servers.
 func TestCutFindsWhatNobodyListed(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("victim")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Heartbeat: registry.HeartbeatNone})
@@ -255,6 +263,7 @@ func TestCutFindsWhatNobodyListed(t *testing.T) {
 // Sessions whose connections are not there are forgotten, but not those that may
 // still be coming, nor those of a server that did not answer a moment ago.
 func TestSessionsWithoutConnectionsAreForgotten(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("reader")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Heartbeat: registry.HeartbeatNone})

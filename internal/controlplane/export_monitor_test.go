@@ -55,4 +55,3 @@ const (
 func (p *Plane) SpeakAs(id agentid.ID, key *envelope.Key, e envelope.Epoch) *gate.Speaker {
 	return &gate.Speaker{Self: id, Key: key, TrustDomain: p.cfg.Mesh.Config.TrustDomain, Space: p.space, Clock: p.clock, Epoch: func() envelope.Epoch { return e }}
 }
-

@@ -91,6 +91,13 @@ func (p *Plane) Repair(ctx context.Context, settled, away time.Duration) error {
 	return p.repair(ctx)
 }
 
+// HoldRepairs keeps sessions and connections from being compared until release is
+// called.
+func (p *Plane) HoldRepairs() (release func()) {
+	p.repairs.mu.Lock()
+	return p.repairs.mu.Unlock
+}
+
 // SetPage makes servers list so many connections at a time.
 func (p *Plane) SetPage(n int) { p.page = n }
 

@@ -42,6 +42,7 @@ const (
 // is, keeps them waiting or is a gap in them.
 type hearing struct {
 	nc    *nats.Conn
+	sub   *nats.Subscription
 	door  *beatDoor
 	queue chan heardBeat
 }
@@ -81,9 +82,9 @@ func (p *Plane) listenForBeats(ctx context.Context, service nkeys.KeyPair) error
 		return err
 	}
 	p.hears = h
-	sub, err := h.nc.Subscribe(p.space.BeatFilter(), p.hear)
+	h.sub, err = h.nc.Subscribe(p.space.BeatFilter(), p.hear)
 	if err == nil {
-		err = sub.SetPendingLimits(-1, beatsPending)
+		err = h.sub.SetPendingLimits(-1, beatsPending)
 	}
 	if err == nil {
 		err = h.nc.FlushTimeout(connectWait)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -119,7 +120,7 @@ func (p *Plane) noteLastBeat(m jetstream.Msg, at time.Time, instances map[agenti
 	if i == nil {
 		return
 	}
-	b, err := p.storedBeat(m, at, i)
+	b, err := p.storedBeat(m.Subject(), m.Headers(), m.Data(), at, i)
 	if err != nil {
 		p.log.Debug().Err(err).Str("subject", m.Subject()).Msg("stored beat not counted")
 		return
@@ -137,15 +138,15 @@ func (p *Plane) noteLastBeat(m jetstream.Msg, at time.Time, instances map[agenti
 
 // storedBeat verifies a beat as it would have been when the server stored it. The
 // stream keeps whatever came last.
-func (p *Plane) storedBeat(m jetstream.Msg, at time.Time, i *registry.Instance) (heartbeat.Beat, error) {
-	if len(m.Data()) > limits.Beat {
+func (p *Plane) storedBeat(subj string, headers nats.Header, data []byte, at time.Time, i *registry.Instance) (heartbeat.Beat, error) {
+	if len(data) > limits.Beat {
 		return heartbeat.Beat{}, denial.New(denial.TooLarge, "beat is longer than %d bytes", limits.Beat)
 	}
 	header := map[string][]string{}
-	for name, values := range m.Headers() {
+	for name, values := range headers {
 		header[name] = values
 	}
-	u, err := envelope.Parse(envelope.Message{Subject: m.Subject(), Header: header, Data: m.Data()})
+	u, err := envelope.Parse(envelope.Message{Subject: subj, Header: header, Data: data})
 	if err != nil {
 		return heartbeat.Beat{}, err
 	}

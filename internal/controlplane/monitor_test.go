@@ -283,6 +283,10 @@ func TestFloodOfBeats(t *testing.T) {
 	m, ctx := start(t, devmesh.Options{Heartbeat: time.Second})
 	noisy := agentid.Require("noisy")
 	nc, msg := forgery(t, ctx, m, noisy)
+	if _, err := raw(t, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("dying"), Rights: registry.Rights{Call: scopes("read:logs")}})); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
 	stop, done := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0
@@ -304,10 +308,6 @@ func TestFloodOfBeats(t *testing.T) {
 			}
 		}
 	}()
-	begin := time.Now()
-	if _, err := raw(t, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("dying"), Rights: registry.Rights{Call: scopes("read:logs")}})); err != nil {
-		t.Error(err)
-	}
 	eventually(t, ctx, "the expiry of another agent during a flood", func() bool {
 		return ctx.Err() != nil || show(t, ctx, m, "dying").Status == registry.Expired
 	})

@@ -60,6 +60,7 @@ type Plane struct {
 	epoch       atomic.Pointer[envelope.Epoch]
 	callout     *authcallout.Service
 	monitor     *heartbeat.Monitor
+	beats       jetstream.Stream // of beats
 	canary      *heartbeat.Canary
 	pulse       *heartbeat.Sender
 	hears       *hearing  // beats
@@ -331,7 +332,7 @@ func (p *Plane) openStreams(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("controlplane: %w", err)
 	}
-	if _, err := makeStream(ctx, js, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
+	if p.beats, err = makeStream(ctx, js, natsconf.Beats(p.space, p.cfg.Mesh.Config.Replicas)); err != nil {
 		return fmt.Errorf("controlplane: stream of beats: %w", err)
 	}
 	if err := p.openAudit(ctx, js); err != nil {
@@ -358,6 +359,7 @@ func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
 	reader := &gate.NATSReader{Conn: conn, Leader: gate.ControlLeader}
 	peers, err := gate.NewPeers(gate.PeersConfig{
 		Roots: p.cfg.Mesh.Roots(), Ring: p.store.Ring(), Reader: reader, Clock: p.clock, Log: p.log,
+		Settle: gate.FeedSettle,
 	})
 	if err != nil {
 		return err

@@ -16,8 +16,11 @@
 // subjects, headers and markers are hints. It hears of changes by the feed and
 // reads a record from the stream's leader before it first relies on it, whenever
 // the feed is in doubt, and once in a grace in any case. Epochs and revisions
-// never go back. When nothing was heard from the control plane for longer than
-// the grace, and a record cannot be read afresh, its agent is refused.
+// never go back, and epochs not even over a restart, where the process keeps its
+// floors. A process may hear of its peers alone: each is followed from before its
+// record is first read, and let go when nobody asks for it any more. When nothing
+// was heard from the control plane for longer than the grace, and a record cannot be
+// read afresh, its agent is refused.
 //
 // To whom a payload is sealed, [Peers.Recipients] says: by a list that the control
 // plane signed for this question, and by what the feed said of each since.

@@ -22,7 +22,7 @@ func TestNothingIsWrong(t *testing.T) {
 	for _, f := range r.Findings {
 		t.Errorf("got %+v", f)
 	}
-	if c := r.Checked; c.Agents != 4 || c.Instances != 4 || c.Lines < 60 || c.Imports < 20 || c.Streams != 7 || c.Consumers != 2 {
+	if c := r.Checked; c.Agents != 4 || c.Instances != 4 || c.Lines < 60 || c.Imports < 20 || c.Streams != 8 || c.Consumers != 2 {
 		t.Errorf("checked %+v, which is not everything", c)
 	}
 	if !r.Clean() {
@@ -288,6 +288,8 @@ func TestWorld(t *testing.T) {
 
 		"acknowledged beats": {func(t *testing.T, s *snapshot) { stream(t, s, "MESH_BEATS").NoAck = false }, []string{"stream-acknowledges error"}},
 		"beats roll up":      {func(t *testing.T, s *snapshot) { stream(t, s, "MESH_BEATS").AllowRollup = true }, []string{"stream-forgets error"}},
+		"acknowledged audit": {func(t *testing.T, s *snapshot) { stream(t, s, "MESH_AUDIT").NoAck = false }, []string{"stream-acknowledges error"}},
+		"audit to purge":     {func(t *testing.T, s *snapshot) { stream(t, s, "MESH_AUDIT").DenyPurge = false }, []string{"stream-forgets error"}},
 		"beats repeated": {func(t *testing.T, s *snapshot) {
 			stream(t, s, "MESH_BEATS").RePublish = &jetstream.RePublish{Source: ">", Destination: "mesh.feed.beats.>"}
 		}, []string{"stream-speaks error"}},

@@ -27,7 +27,7 @@ func streams(prefix string) map[string]keeps {
 		"KV_MESH_SESSIONS": bucket("MESH_SESSIONS"),
 		"KV_MESH_JOINS":    bucket("MESH_JOINS"),
 		"MESH_BEATS":       {Control, []string{prefix + ".beat.*.*"}, true, true},
-		"MESH_AUDIT":       {Control, []string{prefix + ".audit.*.*"}, false, true},
+		"MESH_AUDIT":       {Control, []string{prefix + ".audit.*.*"}, true, true},
 		"KV_MESH_REPLAY":   {Store, []string{"$KV.MESH_REPLAY.>"}, true, true},
 		// A subscription without a topic waits at the first of these.
 		"MESH_EVENTS": {Store, []string{prefix + ".event.sealmesh.none", prefix + ".event.*.>"}, false, true},
@@ -88,6 +88,8 @@ func checkStreams(r *Report, s Snapshot) {
 		case !ours:
 		case c.Name == "KV_MESH_REPLAY":
 			checkReplay(c, found)
+		case c.Name == "MESH_AUDIT" && !(c.DenyDelete && c.DenyPurge):
+			found(StreamForgets, Error, strings.Join(c.Subjects, " "), "deny_delete and deny_purge are not both set: records of who did what can be taken out", remedyStream)
 		case c.Name == "MESH_EVENTS":
 			checkEvents(s, c, found)
 		case c.Name == "KV_MESH_AGENTS":

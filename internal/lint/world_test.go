@@ -70,6 +70,7 @@ func world(t testing.TB) *lint.Snapshot {
 			{Account: lint.Control, Config: bucket("MESH_SESSIONS")},
 			{Account: lint.Control, Config: bucket("MESH_JOINS")},
 			{Account: lint.Control, Config: natsconf.Beats(subject.Default(), 1)},
+			{Account: lint.Control, Config: natsconf.Audit(subject.Default(), time.Hour, 1<<20, 1)},
 			{Account: lint.Store, Config: natsconf.Replay(limits.Window, 1)},
 			{Account: lint.Store, Config: natsconf.Events(subject.Default(), []string{"news"}, time.Hour, 1)},
 		},

@@ -447,6 +447,7 @@ func TestInitOptions(t *testing.T) {
 		Heartbeat:     meshdir.Heartbeat{Interval: 90 * time.Second, MassExpiryShare: 0.5},
 		Session:       meshdir.Session{TTL: 10 * time.Minute}, Certificate: meshdir.Certificate{TTL: 36 * time.Hour},
 		Token: meshdir.Token{TTL: 24*time.Hour + 30*time.Second}, Replicas: 3,
+		Audit: meshdir.Audit{MaxAge: 720 * time.Hour, MaxBytes: 1 << 32},
 	}
 	m, err := meshdir.Init(filepath.Join(t.TempDir(), "m"), o)
 	if err != nil {
@@ -457,7 +458,7 @@ func TestInitOptions(t *testing.T) {
 		c.NATS.Listen != "0.0.0.0:4333" || m.Store() != "/var/lib/nats" || c.NATS.ServerName != "n1" ||
 		c.Control.Listen != ":4444" || c.Control.URL != "https://127.0.0.1:4444" ||
 		c.Heartbeat != (meshdir.Heartbeat{Interval: 90 * time.Second, Timeout: 270 * time.Second, MassExpiryShare: 0.5}) ||
-		c.Session != o.Session || c.Certificate != o.Certificate || c.Token != o.Token || c.Replicas != 3 {
+		c.Session != o.Session || c.Certificate != o.Certificate || c.Token != o.Token || c.Audit != o.Audit || c.Replicas != 3 {
 		t.Errorf("got %+v", c)
 	}
 	conf, err := m.NATSConfig()
@@ -492,6 +493,8 @@ func TestInitRefusesOptions(t *testing.T) {
 		"session too long":      {meshdir.InitOptions{Session: meshdir.Session{TTL: 25 * time.Hour}}, "session.ttl"},
 		"certificate too long":  {meshdir.InitOptions{Certificate: meshdir.Certificate{TTL: 169 * time.Hour}}, "certificate.ttl"},
 		"negative token":        {meshdir.InitOptions{Token: meshdir.Token{TTL: -time.Hour}}, "token.ttl"},
+		"audit for a second":    {meshdir.InitOptions{Audit: meshdir.Audit{MaxAge: time.Second}}, "audit.max_age"},
+		"audit of a kilobyte":   {meshdir.InitOptions{Audit: meshdir.Audit{MaxBytes: 1024}}, "audit.max_bytes"},
 		"six replicas":          {meshdir.InitOptions{Replicas: 6}, "replicas"},
 	} {
 		t.Run(name, func(t *testing.T) {

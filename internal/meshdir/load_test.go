@@ -27,6 +27,7 @@ func TestLoadGivesWhatInitMade(t *testing.T) {
 		Session:     meshdir.Session{TTL: time.Hour},
 		Certificate: meshdir.Certificate{TTL: 24 * time.Hour},
 		Token:       meshdir.Token{TTL: 720 * time.Hour}, Replicas: 1,
+		Audit: meshdir.Audit{MaxAge: 168 * time.Hour, MaxBytes: 1 << 30},
 	}
 	got := m.Config
 	if len(got.NATS.URLs) != 1 || got.NATS.URLs[0] != "tls://127.0.0.1:4222" {
@@ -34,7 +35,7 @@ func TestLoadGivesWhatInitMade(t *testing.T) {
 	}
 	got.NATS.URLs = nil
 	if got.NATS.Listen != want.NATS.Listen || got.Control != want.Control || got.Heartbeat != want.Heartbeat ||
-		got.Session != want.Session || got.Certificate != want.Certificate || got.Token != want.Token ||
+		got.Session != want.Session || got.Certificate != want.Certificate || got.Token != want.Token || got.Audit != want.Audit ||
 		got.Replicas != want.Replicas || got.TrustDomain != want.TrustDomain || got.Prefix != want.Prefix ||
 		got.NATS.Store != want.NATS.Store || got.NATS.ServerName != want.NATS.ServerName {
 		t.Errorf("got  %+v\nwant %+v", got, want)

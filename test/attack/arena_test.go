@@ -257,6 +257,7 @@ func (a *arena) own(subj string) bool {
 	}
 	for _, p := range []string{
 		"$KV.MESH_AGENTS.sealmesh.tick", "$KV.MESH_REPLAY.self.", "$KV.MESH_REPLAY.admin.", "$KV.MESH_SESSIONS.", "mesh.beat.control.",
+		"mesh.audit.", // every honest agent does; that nobody else reaches it is an attempt of its own
 	} {
 		if strings.HasPrefix(subj, p) {
 			return true

@@ -38,7 +38,7 @@ func TestLintFindsWhatWasChanged(t *testing.T) {
 		if err := json.Unmarshal(out, &r); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		if r.Schema != wire.LintSchema || r.Checked.Agents != 3 || r.Checked.Streams != 7 && code == 0 {
+		if r.Schema != wire.LintSchema || r.Checked.Agents != 3 || r.Checked.Streams != 8 && code == 0 {
 			t.Errorf("got %+v", r.Checked)
 		}
 		for _, f := range r.Findings {

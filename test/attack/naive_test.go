@@ -173,6 +173,7 @@ func (c *control) reset(t *testing.T) {
 	for _, s := range []jetstream.StreamConfig{
 		{Name: subject.EventsStream, Subjects: []string{"mesh.event.>"}, AllowDirect: true, MaxMsgs: 50},
 		{Name: "MESH_BEATS", Subjects: []string{"mesh.beat.*.*"}, MaxMsgsPerSubject: 1},
+		{Name: "MESH_AUDIT", Subjects: []string{"mesh.audit.*.*"}},
 	} {
 		// Files of the one before may still be on their way out.
 		var err error
@@ -204,6 +205,10 @@ func (c *control) reset(t *testing.T) {
 	}
 	beat := subject.Default().Beat(c.person(bob).id, c.person(bob).inst)
 	if _, err := c.js.Publish(ctx, beat, []byte("beat of bob")); err != nil {
+		t.Fatal(err)
+	}
+	verdict := subject.Default().Audit(c.person(bob).id, c.person(bob).inst)
+	if _, err := c.js.Publish(ctx, verdict, []byte("verdict of bob")); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -21,7 +21,7 @@ func storing(a *arena) []attempt {
 			do: func(x *try) { x.ask("$JS.API."+subj, body) },
 		})
 	}
-	for _, s := range []string{"MESH_EVENTS", "KV_MESH_REPLAY", "KV_MESH_AGENTS", "MESH_BEATS"} {
+	for _, s := range []string{"MESH_EVENTS", "KV_MESH_REPLAY", "KV_MESH_AGENTS", "MESH_BEATS", "MESH_AUDIT"} {
 		ask(38, "delete "+s, "STREAM.DELETE."+s, "", "gone: ALL/"+s)
 		ask(38, "purge "+s, "STREAM.PURGE."+s, "", "gone: ALL/"+s+" ")
 		ask(38, "describe "+s, "STREAM.INFO."+s, "", "")

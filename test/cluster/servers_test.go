@@ -86,12 +86,15 @@ func TestServers(t *testing.T) {
 func (w *world) cutOff(stores ...jetstream.JetStream) {
 	const node = 2
 	inside := []string{w.duos[1].handID, w.duos[2].callerID}
+	// Everybody goes back to where he was started: one control plane inside, one
+	// outside.
+	for i, name := range w.names {
+		w.planes[i].Terminate(soon)
+		w.planes[i] = w.StartReplica(name)
+		w.planes[i].Await(process.PlaneUp)
+	}
 	w.home()
 	w.admin = w.operator(0)
-	// It goes to the last server, on which it was started first.
-	w.planes[1].Terminate(soon)
-	w.planes[1] = w.StartReplica(w.names[1])
-	w.planes[1].Await(process.PlaneUp)
 	lost := w.ghost("lost", node)
 
 	// A short one harms nobody at all.
