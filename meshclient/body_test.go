@@ -377,7 +377,7 @@ func TestTornPiece(t *testing.T) {
 	reader := m.Agent("reader", meshtest.Handles("read:logs"))
 	asker := m.Agent("asker", meshtest.Calls("read:logs"))
 	handle(t, reader, "read:logs", func(ctx context.Context, req *meshclient.Request) ([]byte, error) {
-		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		short, cancel := context.WithTimeout(ctx, 80*time.Millisecond)
 		defer cancel()
 		if err := req.Send(short, make([]byte, 60*mib)); err == nil {
 			return nil, errors.New("all of it was sent, which this test is not about")

@@ -98,7 +98,7 @@ func (p *Plane) shareBrakes() error {
 	p.brakes.name = replicaName(p.pulse.Session())
 	p.brakes.mu.Unlock()
 	var err error
-	p.brakes.sub, err = p.ctrl.Subscribe(p.brakeSubject(), p.onMonitorOrder)
+	p.brakes.sub, err = p.ctrl.Subscribe(p.space.Monitor(), p.onMonitorOrder)
 	if err == nil {
 		err = p.ctrl.FlushTimeout(connectWait)
 	}
@@ -109,10 +109,6 @@ func (p *Plane) shareBrakes() error {
 	p.wg.Go(p.repeatHold)
 	return nil
 }
-
-// brakeSubject is where replicas exchange orders. It is of no class of subjects
-// that crosses the border between the accounts.
-func (p *Plane) brakeSubject() string { return p.space.Prefix() + ".monitor" }
 
 // heard notes which replicas beat.
 func (b *brakes) heard(beat heartbeat.Beat, at time.Time) {
@@ -299,7 +295,7 @@ func (p *Plane) order(ctx context.Context, o *monitorOrder) (answers []wire.Moni
 			p.log.Debug().Err(err).Msg("inbox for answers of replicas")
 		}
 	}()
-	if err := p.ctrl.PublishRequest(p.brakeSubject(), inbox, []byte(text)); err != nil {
+	if err := p.ctrl.PublishRequest(p.space.Monitor(), inbox, []byte(text)); err != nil {
 		return nil, nil, fmt.Errorf("controlplane: %w", err)
 	}
 	due, complete := p.brakes.expected(p.clock())
@@ -350,7 +346,7 @@ func (p *Plane) tellHold(a heartbeat.Alarm) {
 	o.Alarm = &a
 	text, err := jws.Sign(o, p.brakes.key)
 	if err == nil {
-		err = p.ctrl.Publish(p.brakeSubject(), []byte(text))
+		err = p.ctrl.Publish(p.space.Monitor(), []byte(text))
 	}
 	if err != nil {
 		p.log.Warn().Err(err).Msg("other replicas could not be told of the hold")

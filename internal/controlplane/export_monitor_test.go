@@ -37,7 +37,7 @@ func (p *Plane) Obey(text string) { p.onMonitorOrder(&nats.Msg{Data: []byte(text
 type BeatDoor struct{ d *beatDoor }
 
 func NewBeatDoor(interval time.Duration) BeatDoor {
-	return BeatDoor{newBeatDoor(interval, subject.Default())}
+	return BeatDoor{newBeatDoor(interval, subject.Default(), subject.Default().Beat(agentid.Control, agentid.InstanceOf("control")))}
 }
 
 func (d BeatDoor) Lets(subj string, size int, now time.Time) (ok, first bool) {

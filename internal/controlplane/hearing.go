@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -57,7 +56,8 @@ type heardBeat struct {
 // subscriber gets every beat, and drops what is not signed.
 func (p *Plane) listenForBeats(ctx context.Context, service nkeys.KeyPair) error {
 	h := &hearing{
-		door:  newBeatDoor(time.Duration(p.cfg.Mesh.Config.Heartbeat.Interval), p.space),
+		door: newBeatDoor(time.Duration(p.cfg.Mesh.Config.Heartbeat.Interval), p.space,
+			p.space.Beat(agentid.Control, agentid.InstanceOf(p.speaker.Key.PublicKey()))),
 		queue: make(chan heardBeat, beatsWaiting),
 	}
 	var err error
@@ -191,8 +191,8 @@ func (p *Plane) endPulse() {
 // subjects than instances.
 type beatDoor struct {
 	interval time.Duration
-	control  string // what the subjects of replicas begin with
-	prefix   string
+	space    subject.Space
+	control  string // on which all replicas beat: they have one key
 
 	mu     sync.Mutex
 	ends   time.Time // of this interval
@@ -200,9 +200,8 @@ type beatDoor struct {
 	before []string // who had too many in the one before
 }
 
-func newBeatDoor(interval time.Duration, space subject.Space) *beatDoor {
-	prefix := space.Prefix() + "." + string(subject.Beat) + "."
-	return &beatDoor{interval: interval, prefix: prefix, control: prefix + agentid.Control.String() + ".", counts: map[string]int{}}
+func newBeatDoor(interval time.Duration, space subject.Space, control string) *beatDoor {
+	return &beatDoor{interval: interval, space: space, control: control, counts: map[string]int{}}
 }
 
 // lets reports whether a message of that size in bytes is to be looked at, and
@@ -217,7 +216,7 @@ func (d *beatDoor) lets(subj string, size int, now time.Time) (ok, first bool) {
 	}
 	n := d.counts[subj] + 1
 	d.counts[subj] = n
-	if strings.HasPrefix(subj, d.control) {
+	if subj == d.control {
 		return n <= canariesMost, n == canariesMost+1
 	}
 	return n <= beatsMost && size <= limits.BeatMessage, n == beatsMost+1
@@ -229,8 +228,11 @@ const floodersShown = 20
 func (d *beatDoor) over() []string {
 	var out []string
 	for subj, n := range d.counts {
-		if n > beatsMost && !strings.HasPrefix(subj, d.control) && len(out) < floodersShown {
-			out = append(out, strings.ReplaceAll(strings.TrimPrefix(subj, d.prefix), ".", "/"))
+		if n <= beatsMost || subj == d.control || len(out) == floodersShown {
+			continue
+		}
+		if s, err := d.space.Parse(subj); err == nil {
+			out = append(out, s.Sender.String()+"/"+s.Instance.String())
 		}
 	}
 	return out

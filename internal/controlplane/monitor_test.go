@@ -366,39 +366,40 @@ func forgery(t *testing.T, ctx context.Context, m *devmesh.Mesh, id agentid.ID) 
 
 func TestBeatDoor(t *testing.T) {
 	now := time.Now()
+	control := "mesh.beat.control." + agentid.InstanceOf("control").String()
 	d := controlplane.NewBeatDoor(30 * time.Second)
 	for i := range controlplane.BeatsMost + 10 {
-		ok, first := d.Lets("mesh.beat.noisy.aaaaaaaa", 500, now)
+		ok, first := d.Lets("mesh.beat.noisy.3aaaaaaa", 500, now)
 		if ok != (i < controlplane.BeatsMost) || first != (i == controlplane.BeatsMost) {
 			t.Fatalf("beat %d: let in %v, first too many %v", i+1, ok, first)
 		}
 		now = now.Add(10 * time.Millisecond)
 	}
-	for _, other := range []string{"mesh.beat.noisy.bbbbbbbb", "mesh.beat.noisy2.aaaaaaaa", "mesh.beat.control.aaaaaaaa"} {
+	for _, other := range []string{"mesh.beat.noisy.3bbbbbbb", "mesh.beat.noisy2.3aaaaaaa", control} {
 		if ok, _ := d.Lets(other, 500, now); !ok {
 			t.Errorf("%s pays for another", other)
 		}
 	}
-	if ok, _ := d.Lets("mesh.beat.large.aaaaaaaa", 9<<10, now); ok {
+	if ok, _ := d.Lets("mesh.beat.large.3aaaaaaa", 9<<10, now); ok {
 		t.Error("a message of 9 kB was let in")
 	}
-	if got := d.Flooding(now); len(got) != 1 || got[0] != "noisy/aaaaaaaa" {
+	if got := d.Flooding(now); len(got) != 1 || got[0] != "noisy/3aaaaaaa" {
 		t.Errorf("flooding: %q", got)
 	}
 	now = now.Add(30 * time.Second)
-	if ok, _ := d.Lets("mesh.beat.noisy.aaaaaaaa", 500, now); !ok {
+	if ok, _ := d.Lets("mesh.beat.noisy.3aaaaaaa", 500, now); !ok {
 		t.Error("nothing is let in in the next interval")
 	}
 	if got := d.Flooding(now); len(got) != 1 {
 		t.Errorf("flooding right after: %q", got)
 	}
 	now = now.Add(30 * time.Second)
-	d.Lets("mesh.beat.quiet.aaaaaaaa", 500, now)
+	d.Lets("mesh.beat.quiet.3aaaaaaa", 500, now)
 	if got := d.Flooding(now); len(got) != 0 {
 		t.Errorf("flooding an interval later: %q", got)
 	}
 	for i := range controlplane.CanariesMost + 1 {
-		if ok, _ := d.Lets("mesh.beat.control.aaaaaaaa", 500, now); ok != (i < controlplane.CanariesMost) {
+		if ok, _ := d.Lets(control, 500, now); ok != (i < controlplane.CanariesMost) {
 			t.Fatalf("canary %d: let in %v", i+1, ok)
 		}
 	}
