@@ -7,8 +7,9 @@ PKG     ?= ./...
 TIMEOUT ?= 20m
 FUZZ    ?= 10s
 SOAK    ?= 10m
+BEATS   ?= 30s
 
-.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench soak cluster monitor-scale
+.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench bench-revoke soak cluster monitor-scale
 
 all: build lint test
 
@@ -59,6 +60,11 @@ demo:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
 
+# What is left of an agent after the command that revokes it, on one server and on
+# a cluster of three.
+bench-revoke:
+	$(GO) run ./cmd/sealmesh bench revoke
+
 # A mesh under load while fifty handlers think for as long: one line for each
 # tenth of the time.
 soak:
@@ -67,7 +73,7 @@ soak:
 # The heartbeat monitor with 10,000 instances that beat every 30 s: what it costs
 # and how soon it notices. Eight minutes.
 monitor-scale:
-	$(GO) test -run '^TestMonitor$$' -count 1 -timeout 0 -v ./test/scale -instances 10000
+	$(GO) test -run '^TestMonitor$$' -count 1 -timeout 0 -v ./test/scale -instances 10000 -interval $(BEATS)
 
 # Three nats-servers and two control planes, each a process, some of which are
 # killed, stopped or cut off. `make test` leaves it out.

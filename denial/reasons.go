@@ -46,9 +46,6 @@ const (
 	RegistryUnavailable Reason = "registry-unavailable"
 	// BadRecord: a registry document is not signed by the authority.
 	BadRecord Reason = "bad-record"
-	// OlderRecord: a registry document is genuine and older than one that was seen:
-	// the registry went back.
-	OlderRecord Reason = "older-record"
 	// Replayed: the nonce was seen before.
 	Replayed Reason = "replayed"
 	// ReplayUnavailable: the memory or the shared store of used nonces could not
@@ -136,6 +133,9 @@ const (
 	BadCertificate Reason = "bad-certificate"
 	// IdentityMismatch: nkey, certificate and record do not name one agent.
 	IdentityMismatch Reason = "identity-mismatch"
+	// OlderRecord: the agent's record is genuine and older than one that was seen:
+	// the registry went back.
+	OlderRecord Reason = "older-record"
 	// EpochRaced: the agent was cut while its connection was being answered.
 	EpochRaced Reason = "epoch-raced"
 	// Flapping: the instance expired and came back too often; it is let in again

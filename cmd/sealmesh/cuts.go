@@ -102,11 +102,9 @@ func (r *cutsRun) run(ctx context.Context, agents []agentid.ID) error {
 		}
 	}()
 	// Whoever acts is cut when nothing is left to do: it could do no more.
-	last := agents
+	var last []agentid.ID
 	if n := len(agents) - 1; n >= 0 && agents[n] == r.mesh.ID() {
 		agents, last = agents[:n], agents[n:]
-	} else {
-		last = nil
 	}
 	next := make(chan agentid.ID)
 	var wg sync.WaitGroup

@@ -104,4 +104,3 @@ func boundOf(s wire.MeshStatus) string {
 	}
 	return "not closed: at the broker they go on for up to " + (time.Duration(s.RevocationBoundMS) * time.Millisecond).String()
 }
-
