@@ -368,3 +368,33 @@ func TestEmergencyAdministrator(t *testing.T) {
 		t.Errorf("the new administrator: %v", err)
 	}
 }
+
+// Two servers of three are gone, and JetStream with them: what is connected to the
+// third is closed, and the others are named.
+func TestEmergencyWithoutQuorum(t *testing.T) {
+	t.Parallel()
+	m, ctx := start(t, devmesh.Options{Nodes: 3})
+	id := agentid.Require("victim")
+	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Rights: registry.Rights{Call: scopes("read:logs")}})
+	if err := m.Place(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	conns := opened(t, dir, 2)
+	if r, err := controlplane.Cut(ctx, inEmergency(m), controlplane.EmergencyCut{Agent: id, DryRun: true}); err != nil || len(r.Closes) != 2 || len(r.Remains) != 0 {
+		t.Errorf("with all servers: got %+v, %v", r, err)
+	}
+	if err := m.DownPlane(); err != nil {
+		t.Fatal(err)
+	}
+	m.StopNode(1)
+	m.StopNode(2)
+	r, err := controlplane.Cut(ctx, inEmergency(m), controlplane.EmergencyCut{Agent: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := m.Dir.Config.NATS.Servers
+	if r.Recorded || r.Confirmed || r.Cut != 2 || !remains(r, "let in again") || !remains(r, names[1].Name) || !remains(r, names[2].Name) || remains(r, "server "+names[0].Name) {
+		t.Errorf("got %+v, want two connections closed and two servers named", r)
+	}
+	eventually(t, ctx, "the end of the connections", ended(conns))
+}

@@ -98,7 +98,7 @@ func (x *sessions) follow(ctx context.Context) {
 
 func (x *sessions) apply(e registry.SessionEvent) error {
 	x.pause.Lock()
-	x.pause.Unlock() //nolint:staticcheck // held by who holds the watch back
+	defer x.pause.Unlock()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e.Seq > x.byKey[e.Key].seq {

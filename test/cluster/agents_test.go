@@ -91,7 +91,7 @@ func (w *world) calling() {
 			}
 		})
 	}
-	w.t.Cleanup(func() {
+	w.root.Cleanup(func() {
 		cancel()
 		wg.Wait()
 	})
@@ -208,11 +208,11 @@ func (g *ghost) haunt() {
 			}
 		}
 	})
-	g.w.t.Cleanup(func() {
+	g.w.root.Cleanup(func() {
 		cancel()
 		wg.Wait()
 		if g.refusals.Load() == 0 {
-			g.w.t.Errorf("%s tried %d times and was never refused, so that nothing was tested", g.id, g.tries.Load())
+			g.w.root.Errorf("%s tried %d times and was never refused, so that nothing was tested", g.id, g.tries.Load())
 		}
 	})
 }
@@ -222,11 +222,11 @@ func (g *ghost) knock(ctx context.Context) {
 	try, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := g.mesh.Call(try, g.scope, nil); err == nil {
-		g.w.t.Errorf("%s was revoked and called", g.id)
+		g.w.root.Errorf("%s was revoked and called", g.id)
 	}
 	m, err := meshclient.Connect(try, meshclient.As(g.dir), meshclient.Log(zerolog.Nop()))
 	if err == nil {
-		g.w.t.Errorf("%s was revoked and came in", g.id)
+		g.w.root.Errorf("%s was revoked and came in", g.id)
 		_ = m.Close()
 	}
 	if refused(err, denial.Revoked) {

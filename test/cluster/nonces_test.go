@@ -31,7 +31,7 @@ func (w *world) burns(nc *nats.Conn) {
 			}
 			for _, again := range []string{taken[len(taken)-1], taken[rand.IntN(len(taken))]} {
 				if burn(ctx, nc, again) {
-					w.t.Errorf("%s was used twice", again)
+					w.root.Errorf("%s was used twice", again)
 				}
 			}
 			select {
@@ -40,12 +40,12 @@ func (w *world) burns(nc *nats.Conn) {
 			}
 		}
 	})
-	w.t.Cleanup(func() {
+	w.root.Cleanup(func() {
 		cancel()
 		wg.Wait()
-		w.t.Logf("%d nonces were used", len(taken))
+		w.root.Logf("%d nonces were used", len(taken))
 		if len(taken) < 1000 {
-			w.t.Errorf("only %d nonces were used", len(taken))
+			w.root.Errorf("only %d nonces were used", len(taken))
 		}
 	})
 }

@@ -19,7 +19,7 @@ func TestControlPlanes(t *testing.T) {
 
 	// Whichever of them would have been the first, the other one expires the dead.
 	for i, name := range w.names {
-		if !t.Run("killed before an expiry "+name, func(t *testing.T) {
+		if !w.run("killed before an expiry "+name, func(t *testing.T) {
 			id, p := w.victim(1)
 			began := time.Now()
 			p.Kill()
@@ -37,7 +37,7 @@ func TestControlPlanes(t *testing.T) {
 		}
 	}
 
-	t.Run("both stopped", func(t *testing.T) {
+	w.run("both stopped", func(t *testing.T) {
 		id, p := w.victim(2)
 		for _, p := range w.planes {
 			p.Signal(syscall.SIGSTOP)

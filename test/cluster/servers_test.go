@@ -26,7 +26,7 @@ func TestServers(t *testing.T) {
 	w.whole(ctrl, store)
 	w.burns(nc)
 
-	if !t.Run("leader of the registry killed", func(t *testing.T) {
+	if !w.run("leader of the registry killed", func(t *testing.T) {
 		id, p := w.victim(0)
 		lead := w.leader(ctrl, "KV_MESH_AGENTS")
 		w.lead(nc, store, lead) // so that both are lost in one blow
@@ -46,7 +46,7 @@ func TestServers(t *testing.T) {
 		return
 	}
 
-	if !t.Run("any other killed", func(t *testing.T) {
+	if !w.run("any other killed", func(t *testing.T) {
 		w.home()
 		id, p := w.victim(1)
 		agents, replay := w.leader(ctrl, "KV_MESH_AGENTS"), w.leader(store, "KV_MESH_REPLAY")
@@ -73,7 +73,7 @@ func TestServers(t *testing.T) {
 		return
 	}
 
-	t.Run("one cut off", func(t *testing.T) { w.cutOff(ctrl, store) })
+	w.run("one cut off", func(t *testing.T) { w.cutOff(ctrl, store) })
 }
 
 // cutOff cuts the last server off, with an agent of each kind and one of the

@@ -46,7 +46,8 @@ const (
 // world is a mesh of three nats-servers and two control planes, and agents on it.
 type world struct {
 	*process.Cluster
-	t      *testing.T
+	root   *testing.T // of the whole test; what is started lives as long
+	t      *testing.T // of the case that runs
 	ctx    context.Context
 	nodes  []*process.Process
 	planes []*process.Process
@@ -65,7 +66,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, Cluster: process.NewCluster(t, programs, 3), names: []string{"one", "two"}, epochs: map[string]string{}}
+	w := &world{root: t, t: t, ctx: ctx, Cluster: process.NewCluster(t, programs, 3), names: []string{"one", "two"}, epochs: map[string]string{}}
 	w.Init()
 	yaml := filepath.Join(w.Dir(), meshdir.ConfigFile)
 	w.Edit(yaml, "interval: 30s", "interval: "+interval.String())
@@ -100,6 +101,15 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// run is a case; it reports whether the world is still fit for the next.
+func (w *world) run(name string, f func(t *testing.T)) bool {
+	return w.root.Run(name, func(t *testing.T) {
+		w.t = t
+		defer func() { w.t = w.root }()
+		f(t)
+	})
+}
+
 // rewire has every route go through a proxy of its own, and has no server tell the
 // others an address at which there is none.
 func (w *world) rewire() {
@@ -112,7 +122,7 @@ func (w *world) rewire() {
 				from = append(from, nil)
 				continue
 			}
-			p := newProxy(w.t, "127.0.0.1:0", other)
+			p := newProxy(w.root, "127.0.0.1:0", other)
 			w.Edit(filepath.Join(w.Folder(i), "cluster-secret.conf"), "@"+other+`"`, "@"+p.addr()+`"`)
 			from = append(from, p)
 		}
@@ -139,7 +149,7 @@ func (w *world) connect(dir string) *meshclient.Mesh {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { _ = m.Close() })
+	w.root.Cleanup(func() { _ = m.Close() })
 	return m
 }
 
@@ -305,7 +315,7 @@ func (w *world) service() *nats.Conn {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(nc.Close)
+	w.root.Cleanup(nc.Close)
 	return nc
 }
 
