@@ -63,6 +63,28 @@ func TestExpireTogether(t *testing.T) {
 	}
 }
 
+// A replica that was cut off does not know that an instance is back: the agent
+// does not expire for its absence, and is judged again.
+func TestExpireAgentThatIsBack(t *testing.T) {
+	w := newWorld(t)
+	s, ctx := w.store(), w.ctx()
+	w.add(s, bob)
+	inst := w.active(s, bob, "1")
+	epoch := w.agent(s, bob).Epoch
+	if err := s.ExpireAgent(ctx, bob, epoch, ""); err == nil || denial.Of(err) != "" {
+		t.Errorf("with an instance online: got %v, want an error after which it is judged afresh", err)
+	}
+	if a := w.agent(s, bob); a.Status != registry.Active || a.Epoch != epoch {
+		t.Errorf("it is %s in epoch %d", a.Status, a.Epoch)
+	}
+	if err := s.Leave(ctx, bob, inst); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ExpireAgent(ctx, bob, epoch, ""); err != nil {
+		t.Errorf("with none: %v", err)
+	}
+}
+
 // A verdict holds for the epoch that was watched, and for one replica.
 func TestExpireAgainstReadmission(t *testing.T) {
 	w := newWorld(t)

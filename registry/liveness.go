@@ -2,6 +2,8 @@ package registry
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -42,7 +44,7 @@ func (s *Store) ExpireInstance(ctx context.Context, id agentid.ID, inst agentid.
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(list, func(i *Instance) bool { return i.State == Online && i.Belongs(a) == nil }) {
+		if anyOnline(list, a) {
 			return errUnchanged
 		}
 		a.Status = Expired
@@ -56,18 +58,34 @@ func (s *Store) ExpireInstance(ctx context.Context, id agentid.ID, inst agentid.
 	return err
 }
 
+// errLive keeps an agent alive whose instance this monitor has not heard of yet.
+var errLive = errors.New("registry: the agent has an instance that is online")
+
 // ExpireAgent is the monitor's verdict on an agent that must always have a live
-// instance and has none.
+// instance and has none. A monitor that was cut off, or is behind, may not know
+// of one that has come back: the agent then stays as it is, and the error is no
+// refusal, so that it is asked again while none is known.
 func (s *Store) ExpireAgent(ctx context.Context, id agentid.ID, epoch uint64, reason string) error {
 	_, err := s.changeAgent(ctx, id, "monitor", reason, func(a *Agent) error {
 		if a.Status != Active || a.Epoch != epoch {
 			return denial.New(denial.Conflict, "%q is %s in epoch %d", id, a.Status, a.Epoch)
+		}
+		list, err := s.Instances(ctx, id)
+		if err != nil {
+			return err
+		}
+		if anyOnline(list, a) {
+			return fmt.Errorf("%w: %s", errLive, id)
 		}
 		a.Status = Expired
 		a.Epoch++
 		return nil
 	})
 	return err
+}
+
+func anyOnline(list []*Instance, a *Agent) bool {
+	return slices.ContainsFunc(list, func(i *Instance) bool { return i.State == Online && i.Belongs(a) == nil })
 }
 
 // Leave records a polite exit: no alarm, no epoch.

@@ -178,9 +178,13 @@ func voidedMore(old, now *registry.Agent) bool {
 }
 
 // always has an agent watched that must have a live instance, also while it has
-// none, and no longer where an operator took that back.
+// none, and no longer where an operator took that back or took it out: several at
+// once that are not let in would look like as many who fell silent together.
 func (w *watcher) always(old, a *registry.Agent) {
 	switch is := a.Heartbeat == registry.HeartbeatAlways; {
+	case a.Status != registry.Active && a.Status != registry.Expired:
+		w.p.monitor.Forget(a.Agent, agentid.Instance{})
+		return
 	case is && a.Status == registry.Active:
 	case !is && old != nil && old.Heartbeat == registry.HeartbeatAlways:
 	default:

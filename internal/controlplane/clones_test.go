@@ -296,6 +296,20 @@ func (c crowd) single(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 
+	// Nor does it get in behind connections that are gone and were listed first.
+	one := sessions[0]
+	for n := range uint64(40) {
+		gone := one
+		gone.ServerID, gone.ClientID, gone.Host, gone.Issued, gone.Expires = "A0", n, hostB, time.Now(), time.Now().Add(time.Hour)
+		if err := m.Plane.Store().PutSession(ctx, gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := rawFrom(t, hostB, dir); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("the copy behind many that are gone: got %v, want it refused", err)
+	}
+	works()
+
 	// A second one of the same host is a replacement, a third is not.
 	second := mustRaw(t, hostA, dir)
 	if _, err := rawFrom(t, hostA, dir); !errors.Is(err, nats.ErrAuthorization) {

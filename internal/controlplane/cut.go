@@ -56,7 +56,8 @@ func (p *Plane) cutBy(ctx context.Context, a *registry.Agent, how manner, r *cut
 func (p *Plane) strike(ctx context.Context, a *registry.Agent, r *cutReport) {
 	var stale []target
 	for _, s := range slices.Concat(p.sessions.of(a.Agent), r.before) {
-		if a.Status.Standing() != nil || s.AgentEpoch < a.Epoch {
+		// One of a newer epoch was admitted by a newer record: this one came late.
+		if s.AgentEpoch < a.Epoch || a.Status.Standing() != nil && s.AgentEpoch == a.Epoch {
 			stale = append(stale, targetOf(&s))
 		}
 	}

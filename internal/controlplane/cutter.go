@@ -32,7 +32,8 @@ const (
 type cutting struct {
 	mu      sync.Mutex
 	agents  map[agentid.ID]*operation
-	queued  map[agentid.ID]bool // true: changed again since its cut began
+	queued  map[agentid.ID]bool          // true: changed again since its cut began
+	wake    map[agentid.ID]chan struct{} // of those that are queued: no pause
 	pending map[agentid.ID]wire.PendingCut
 	later   map[agentid.ID]bool // to be cut in a moment
 	slots   chan struct{}
@@ -52,7 +53,7 @@ const recordsWaiting = 4
 
 func newCutting() *cutting {
 	return &cutting{
-		agents: map[agentid.ID]*operation{}, queued: map[agentid.ID]bool{}, later: map[agentid.ID]bool{}, pending: map[agentid.ID]wire.PendingCut{},
+		agents: map[agentid.ID]*operation{}, queued: map[agentid.ID]bool{}, wake: map[agentid.ID]chan struct{}{}, later: map[agentid.ID]bool{}, pending: map[agentid.ID]wire.PendingCut{},
 		slots: make(chan struct{}, cutsAtOnce), patient: make(chan struct{}, patientMost),
 	}
 }
@@ -153,9 +154,13 @@ func (p *Plane) cutSoon(id agentid.ID) {
 	defer c.mu.Unlock()
 	if _, queued := c.queued[id]; queued {
 		c.queued[id] = true
+		select {
+		case c.wake[id] <- struct{}{}:
+		default:
+		}
 		return
 	}
-	c.queued[id] = false
+	c.queued[id], c.wake[id] = false, make(chan struct{}, 1)
 	p.wg.Go(func() { p.cutUntilDone(id) })
 }
 
@@ -176,9 +181,11 @@ func (p *Plane) cutUntilDone(id agentid.ID) {
 		again := c.queued[id]
 		if done && !again {
 			delete(c.queued, id)
+			delete(c.wake, id)
 			c.mu.Unlock()
 			return
 		}
+		changed := c.wake[id]
 		c.mu.Unlock()
 		if done {
 			continue
@@ -186,6 +193,7 @@ func (p *Plane) cutUntilDone(id agentid.ID) {
 		select {
 		case <-p.ctx.Done():
 			return
+		case <-changed: // what it does now may be in reach
 		case <-time.After(p.againIn(id, pause)):
 		}
 	}

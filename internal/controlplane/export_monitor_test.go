@@ -11,6 +11,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/registry"
 )
 
 // Monitor is the plane's heartbeat monitor.
@@ -50,6 +51,21 @@ const (
 	BeatsMost    = beatsMost
 	CanariesMost = canariesMost
 )
+
+// Follow has the plane see an agent's records one after another, and returns how many
+// its monitor judges after each.
+func (p *Plane) Follow(records ...*registry.Agent) (watched []int) {
+	w := watcher{p: p}
+	var old *registry.Agent
+	for _, a := range records {
+		w.always(old, a)
+		watched, old = append(watched, p.monitor.Status().Watched), a
+	}
+	return watched
+}
+
+// WithMonitor is a plane that does nothing but watch.
+func WithMonitor(m *heartbeat.Monitor) *Plane { return &Plane{monitor: m} }
 
 // SpeakAs signs as an instance of the mesh.
 func (p *Plane) SpeakAs(id agentid.ID, key *envelope.Key, e envelope.Epoch) *gate.Speaker {

@@ -46,10 +46,15 @@ func (p *Plane) closeOne(ctx context.Context, t target, r *cutReport) {
 	if r.isSilent(t.server) {
 		return
 	}
+	known := p.servers.known(t.server)
 	was, err := p.kick(ctx, t.connection)
-	if !was && err == nil && t.session != nil && p.servers.known(t.server) {
+	switch {
+	case !was && err == nil && !known:
+		// Nobody has said that the connection is gone. A server that is back when all
+		// are asked, and lists it, has it.
+	case !was && err == nil && t.session != nil:
 		r.left(t.connection) // it was listed, and is gone: another replica was faster
-	} else {
+	default:
 		r.kicked(t.connection, was, err)
 	}
 	if err != nil {

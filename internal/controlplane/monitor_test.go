@@ -275,6 +275,25 @@ func TestAlwaysNeedsAnInstance(t *testing.T) {
 	}
 }
 
+// Whoever an operator took out is not missed: a team of such agents that is
+// suspended would hold the monitor for everybody else.
+func TestAlwaysEndsWithASuspension(t *testing.T) {
+	m, err := heartbeat.NewMonitor(heartbeat.Config{Registry: nobodyJudges{}, Clock: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	in := func(s registry.Status, epoch uint64) *registry.Agent {
+		return &registry.Agent{Agent: agentid.Require("sentry"), Heartbeat: registry.HeartbeatAlways, Status: s, Epoch: epoch}
+	}
+	got := controlplane.WithMonitor(m).Follow(in(registry.Pending, 1), in(registry.Active, 1), in(registry.Suspended, 2), in(registry.Active, 2), in(registry.Revoked, 3))
+	if want := []int{0, 1, 0, 1, 0}; !slices.Equal(got, want) {
+		t.Errorf("got %d judged while pending, active, suspended, active, revoked; want %d", got, want)
+	}
+}
+
+type nobodyJudges struct{ heartbeat.Registry }
+
 // One agent that sends beats without end, each of which costs more to refuse than
 // the time until the next, keeps nobody else's from being heard: who dies beside
 // it expires. (As fast as it can, it does so in `make monitor-scale`.)

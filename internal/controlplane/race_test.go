@@ -261,6 +261,10 @@ func TestSilenceIsNoCut(t *testing.T) {
 	if was, err := m.Plane.Kick(ctx, "NOBODY", 1); was || err != nil {
 		t.Errorf("got %v, %v from a server that nobody knows and that nobody is", was, err)
 	}
+	// It is no word of the server's own: one that comes back and lists it counts.
+	if m.Plane.PassesWhereUnknown(ctx, agentid.Require("reader")) {
+		t.Error("a connection counts as gone of which nobody has said that")
+	}
 	server := m.Server.ID()
 	m.Server.Close()
 	m.Plane.ForgetServers()

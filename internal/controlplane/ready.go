@@ -34,7 +34,7 @@ func (p *Plane) untilReady(ctx context.Context, f func(context.Context) error) e
 		// for more would wait longer.
 		err := led(ctx, js)
 		if err == nil {
-			err = f(ctx)
+			err = f(undated{ctx})
 		}
 		if err == nil || ctx.Err() != nil || !notYet(err) {
 			return err
@@ -50,6 +50,13 @@ func (p *Plane) untilReady(ctx context.Context, f func(context.Context) error) e
 		}
 	}
 }
+
+// undated ends with a context and does not tell when: what would wait for an answer
+// as long as its context lasts waits as long as it does without one. A request that
+// is lost while a leader is elected would else cost the whole start.
+type undated struct{ context.Context }
+
+func (undated) Deadline() (at time.Time, ok bool) { return }
 
 // led returns when there is somebody to ask.
 func led(ctx context.Context, js jetstream.JetStream) error {

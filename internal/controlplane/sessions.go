@@ -52,6 +52,7 @@ type sessions struct {
 	byAgent map[agentid.ID]map[string]entry
 	byVia   map[agentid.ID]map[string]entry
 	byConn  map[connection]string // keys
+	ended   map[string]uint64     // what the watch saw end while all are read, by key; nil: nobody reads
 }
 
 type entry struct {
@@ -103,6 +104,9 @@ func (x *sessions) apply(e registry.SessionEvent) error {
 	defer x.mu.Unlock()
 	if e.Seq > x.byKey[e.Key].seq {
 		x.put(e.Key, entry{e.Seq, e.Session})
+	}
+	if x.ended != nil && e.Session == nil {
+		x.ended[e.Key] = e.Seq
 	}
 	x.rise(e.Seq)
 	return nil
@@ -244,6 +248,8 @@ func (x *sessions) read(ctx context.Context, mark registry.SessionsMark) error {
 	if ok, _, _ := x.reached(mark); ok {
 		return nil
 	}
+	x.expect(true)
+	defer x.expect(false)
 	mark, err := x.store.SessionsMark(ctx)
 	if err != nil {
 		return err
@@ -252,6 +258,20 @@ func (x *sessions) read(ctx context.Context, mark registry.SessionsMark) error {
 	if err != nil {
 		return err
 	}
+	return x.takeOver(mark, list)
+}
+
+// expect has the watch note what ends from now on, until it is called with false.
+func (x *sessions) expect(reading bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ended = nil; reading {
+		x.ended = map[string]uint64{}
+	}
+}
+
+// takeOver makes the index what was read from the leader behind the mark.
+func (x *sessions) takeOver(mark registry.SessionsMark, list []registry.Session) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.made.Equal(mark.Made) {
@@ -262,7 +282,7 @@ func (x *sessions) read(ctx context.Context, mark registry.SessionsMark) error {
 	listed := map[string]bool{}
 	for _, s := range list {
 		listed[s.Key()] = true
-		if x.byKey[s.Key()].seq <= mark.Last {
+		if x.byKey[s.Key()].seq <= mark.Last && x.ended[s.Key()] <= mark.Last {
 			x.put(s.Key(), entry{mark.Last, &s})
 		}
 	}

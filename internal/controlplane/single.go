@@ -18,8 +18,9 @@ const (
 	// one session at a time: two while the client replaces one by the other.
 	placeMost = 2
 	// placesRead bounds how many sessions of one instance are looked at for one
-	// admission. What is not open any more is forgotten in passing, so what lies
-	// behind comes to its turn.
+	// admission. Where more are listed nobody is let in: who is there may be behind
+	// those that somebody with a copy of the key opened and left. What is not open
+	// any more is forgotten in passing, so the next one sees all of them.
 	placesRead = 32
 )
 
@@ -59,9 +60,8 @@ func (p *Plane) findPlace(ctx context.Context, a *registry.Agent, s registry.Ses
 		return err
 	}
 	list = slices.DeleteFunc(list, func(o registry.Session) bool { return o.Key() == s.Key() })
-	if len(list) > placesRead {
-		list = list[:placesRead]
-	}
+	all := len(list)
+	list = list[:min(all, placesRead)]
 	host, here := hostOf(s.Host), 0
 	for _, o := range p.places(ctx, list) {
 		same := hostOf(o.Host) == host
@@ -90,6 +90,9 @@ func (p *Plane) findPlace(ctx context.Context, a *registry.Agent, s registry.Ses
 		}
 		p.clones.refused(nameOf(s.Agent, s.Instance), host)
 		return denial.New(denial.SessionTaken, "%s/%s is connected from %s", s.Agent, s.Instance, o.Host)
+	}
+	if all > len(list) {
+		return denial.New(denial.SessionTaken, "%s/%s has %d sessions listed, more than are looked at", s.Agent, s.Instance, all)
 	}
 	return nil
 }

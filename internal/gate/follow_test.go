@@ -3,6 +3,7 @@ package gate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -231,6 +232,24 @@ func TestUnknownNamesAreLetGo(t *testing.T) {
 	// One that was enrolled meanwhile is found.
 	a := w.enrol("nobody", "read:logs")
 	wantReason(t, a.call().to(n), "")
+}
+
+// Whoever names them while the control plane is silent does not fill the memory, and
+// who is known keeps what is known of it.
+func TestUnknownNamesAreLetGoInSilence(t *testing.T) {
+	w := newWorld(t)
+	n, f := w.following(0)
+	busy := w.enrol("busy", "read:logs")
+	wantReason(t, busy.call().to(n), "")
+	for i := range 20 {
+		if _, err := n.peers.Agent(t.Context(), agentid.Require(fmt.Sprintf("nobody-%d", i))); denial.Of(err) != denial.UnlistedAgent {
+			t.Fatal(err)
+		}
+		w.clock.advance(gate.TickInterval)
+	}
+	if got := f.names(); len(got) > 10 || !slices.Contains(got, "busy") {
+		t.Errorf("got %v followed, want busy and the last few", got)
+	}
 }
 
 // Nor does one go of whom a record is just being read: it would be relied on, and

@@ -207,6 +207,7 @@ func (p *Peers) read(ctx context.Context, key string, id agentid.ID, q query, un
 			if err := p.follow(id); err != nil {
 				return struct{}{}, err
 			}
+			p.sweep(p.cfg.Clock()) // also while nobody ticks
 		}
 		from := p.begin(id)
 		text, err := p.cfg.Reader.Record(ctx, key)

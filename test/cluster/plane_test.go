@@ -15,7 +15,7 @@ import (
 func TestControlPlanes(t *testing.T) {
 	wanted(t)
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, 20*time.Second)
 
 	// Whichever of them would have been the first, the other one expires the dead.
 	for i, name := range w.names {
@@ -23,7 +23,7 @@ func TestControlPlanes(t *testing.T) {
 			id, p := w.victim(1)
 			began := time.Now()
 			p.Kill()
-			w.pause(timeout - 2*time.Second)
+			w.pause(w.timeout - 2*time.Second)
 			w.planes[i].Kill()
 			w.expires(id)
 			for _, d := range w.duos {
@@ -44,7 +44,7 @@ func TestControlPlanes(t *testing.T) {
 		}
 		began := time.Now()
 		p.Kill()
-		w.pause(timeout + 5*time.Second)
+		w.pause(w.timeout + 5*time.Second)
 		for _, d := range w.duos {
 			w.undisturbed(d, began)
 		}
@@ -53,7 +53,7 @@ func TestControlPlanes(t *testing.T) {
 		}
 		woken := time.Now()
 		w.expires(id)
-		if took := time.Since(woken); took < timeout/2 {
+		if took := time.Since(woken); took < w.timeout/2 {
 			t.Errorf("%s was expired %s after the control planes woke: they had not listened long enough to know", id, took)
 		}
 		w.unharmed()

@@ -20,7 +20,10 @@ import (
 func TestServers(t *testing.T) {
 	wanted(t)
 	t.Parallel()
-	w := newWorld(t)
+	// Longer than servers take to elect a leader (four to nine seconds) and clients to
+	// come back after that on a slow machine: nothing can be concluded from a silence
+	// in which nobody could speak.
+	w := newWorld(t, 30*time.Second)
 	nc := w.service()
 	ctrl, store := w.streams(nc)
 	w.whole(ctrl, store)
@@ -99,7 +102,7 @@ func (w *world) cutOff(stores ...jetstream.JetStream) {
 
 	// A short one harms nobody at all.
 	w.part(node, true)
-	w.pause(timeout / 3)
+	w.pause(w.timeout / 3)
 	w.part(node, false)
 	for _, d := range w.duos {
 		w.talks(d)
@@ -116,7 +119,7 @@ func (w *world) cutOff(stores ...jetstream.JetStream) {
 		w.t.Errorf("got %+v: a cut that one server cannot have heard of was confirmed", r)
 	}
 	w.expires(id)
-	w.pause(time.Until(began.Add(timeout + 5*time.Second)))
+	w.pause(time.Until(began.Add(w.timeout + 5*time.Second)))
 	for _, d := range w.duos {
 		if d.from != node && d.to != node {
 			w.t.Logf("%s: at most %s without an answer", d.name, d.quiet(began).Round(time.Millisecond))

@@ -31,42 +31,41 @@ import (
 	"github.com/sealmesh/sealmesh/test/stock/process"
 )
 
-// The heartbeat of these meshes. The time-out is longer than servers take to
-// elect a leader (four to nine seconds) and clients to come back after that:
-// nothing can be concluded from a silence in which nobody could speak.
 const (
+	// interval is that of heartbeats.
 	interval = time.Second
-	timeout  = 20 * time.Second
 	// soon is for what happens at once on an idle machine, ever for what needs an
 	// election, a time-out or both.
 	soon = 30 * time.Second
-	ever = 2*timeout + 30*time.Second
+	ever = 90 * time.Second
 )
 
 // world is a mesh of three nats-servers and two control planes, and agents on it.
 type world struct {
 	*process.Cluster
-	root   *testing.T // of the whole test; what is started lives as long
-	t      *testing.T // of the case that runs
-	ctx    context.Context
-	nodes  []*process.Process
-	planes []*process.Process
-	names  []string
-	routes [][]*proxy // from one server to another
-	admin  *meshclient.Mesh
-	epochs map[string]string // of the agents that live, when they were added
-	duos   []*duo
-	gone   *ghost
-	dead   int
+	root *testing.T // of the whole test; what is started lives as long
+	t    *testing.T // of the case that runs
+	ctx  context.Context
+	// How long an agent may be silent.
+	timeout time.Duration
+	nodes   []*process.Process
+	planes  []*process.Process
+	names   []string
+	routes  [][]*proxy // from one server to another
+	admin   *meshclient.Mesh
+	epochs  map[string]string // of the agents that live, when they were added
+	duos    []*duo
+	gone    *ghost
+	dead    int
 }
 
 // newWorld starts everything. Agents come in duos, a caller on one server and a
 // handler on the next.
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, timeout time.Duration) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	w := &world{root: t, t: t, ctx: ctx, Cluster: process.NewCluster(t, programs, 3), names: []string{"one", "two"}, epochs: map[string]string{}}
+	w := &world{root: t, t: t, ctx: ctx, timeout: timeout, Cluster: process.NewCluster(t, programs, 3), names: []string{"one", "two"}, epochs: map[string]string{}}
 	w.Init()
 	yaml := filepath.Join(w.Dir(), meshdir.ConfigFile)
 	w.Edit(yaml, "interval: 30s", "interval: "+interval.String())
