@@ -110,7 +110,7 @@ func (r *reception) rightLost(ctx context.Context) error {
 	}
 	if now := time.Now(); h.lapsed.IsZero() {
 		h.lapsed = now
-	} else if now.Sub(h.lapsed) >= signEvery {
+	} else if now.Sub(h.lapsed) >= 2*signEvery {
 		return fmt.Errorf("%w: it may not answer any more: %w", ErrHandlerGone, ended)
 	}
 	return nil

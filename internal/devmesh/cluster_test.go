@@ -21,6 +21,7 @@ import (
 // them, agents on different servers call each other, and a cut that is decided on
 // one server ends connections on another and is confirmed by all.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
@@ -77,6 +78,7 @@ func TestCluster(t *testing.T) {
 // A server that is stopped takes nothing along: its agents go to another, the
 // registry can be changed meanwhile, and it comes back with what it missed.
 func TestNodeAwayAndBack(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	m, err := devmesh.Start(ctx, t.TempDir()+"/mesh", devmesh.Options{Nodes: 3, Log: zerolog.Nop(), ClientLog: zerolog.Nop()})
