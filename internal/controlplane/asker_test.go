@@ -19,6 +19,7 @@ import (
 // Who takes authority from itself gets its answer, and its connections are closed
 // all the same, whichever replica is asked.
 func TestAskerIsAnswered(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	other := *m.Dir
 	other.Config.Control.Listen, other.Config.Control.URL = "127.0.0.1:0", ""

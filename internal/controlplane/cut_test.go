@@ -66,6 +66,7 @@ func status(t *testing.T, ctx context.Context, m *devmesh.Mesh) wire.MeshStatus 
 // this replica has not heard of it: the watch is held back, or comes in time, or
 // has lost its thread.
 func TestCutWithAnIndexThatIsBehind(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]func(f *family, connect, cut func()){
 		"it stays behind": func(f *family, connect, cut func()) {
 			release := f.Plane.HoldSessions()

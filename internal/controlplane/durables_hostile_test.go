@@ -58,6 +58,7 @@ func readerOf(t *testing.T, ctx context.Context, m *devmesh.Mesh, r registry.New
 // Whatever is left too wide, by a try that failed or a replica that died, is set
 // right without anybody asking again.
 func TestWideConsumersAreFound(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	js := storage(t, m)
 	readerOf(t, ctx, m, registry.NewAgent{})
@@ -86,6 +87,7 @@ func TestWideConsumersAreFound(t *testing.T) {
 // A delegator that is cut takes along what another replica gave by its chain: that
 // one may not be there any more.
 func TestCutOfALenderThatOnlyAnotherReplicaMet(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	js := storage(t, m)
 	boss := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{
@@ -113,6 +115,7 @@ func TestCutOfALenderThatOnlyAnotherReplicaMet(t *testing.T) {
 // A subscription that is given up while its consumer is being written leaves none
 // behind, of which nobody would know when it has to be narrowed.
 func TestDurableGivenUpWhileItIsWritten(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	js := storage(t, m)
 	reader := readerOf(t, ctx, m, registry.NewAgent{})
@@ -142,6 +145,7 @@ func TestDurableGivenUpWhileItIsWritten(t *testing.T) {
 // What an agent that has expired asked for is handed out to nobody: the server
 // brings what it pulls to whomever it named.
 func TestDurablesOfAnExpiredAgent(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: 200 * time.Millisecond})
 	js := storage(t, m)
 	topic(t, ctx, m, wire.OpTopicAdd, "news")
@@ -167,6 +171,7 @@ func TestDurablesOfAnExpiredAgent(t *testing.T) {
 // The list of topics was written and whoever wrote it died before the stream was
 // changed.
 func TestTopicOfAReplicaThatDied(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	js := storage(t, m)
 	readerOf(t, ctx, m, registry.NewAgent{})
@@ -190,6 +195,7 @@ func TestTopicOfAReplicaThatDied(t *testing.T) {
 // What was published while an agent did not hold the right does not come when the
 // right is back, where it went on pulling by another one.
 func TestEventsOfATimeWithoutTheRight(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	both := registry.Rights{Subscribe: []string{"news", "alerts"}, Publish: []string{"news", "alerts"}}
 	topic(t, ctx, m, wire.OpTopicAdd, "news")
@@ -239,6 +245,7 @@ func TestEventsOfATimeWithoutTheRight(t *testing.T) {
 
 // Each request for a durable subscription is told to everybody on the feed.
 func TestDurablesInALoop(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	reader := readerOf(t, ctx, m, registry.NewAgent{})
 	var err error

@@ -75,6 +75,7 @@ const nobody = "mesh.event.sealmesh.none"
 // What a durable subscription hands out follows what its agent may subscribe: its
 // own rights, what was lent to it and by whom, and which topics are durable.
 func TestDurablesFollowRights(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	js := storage(t, m)
 	topic(t, ctx, m, wire.OpTopicAdd, "news")
@@ -162,6 +163,7 @@ func TestDurablesFollowRights(t *testing.T) {
 
 // What changed while no control plane ran is set right when one starts.
 func TestDurablesAreSetRightAtStart(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	js := storage(t, m)
 	topic(t, ctx, m, wire.OpTopicAdd, "news")
@@ -198,6 +200,7 @@ func TestDurablesAreSetRightAtStart(t *testing.T) {
 
 // An agent gets no consumer for what is not durable.
 func TestDurableNeedsADurableTopic(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	reader := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("reader"), Rights: registry.Rights{Subscribe: []string{"news"}}}))
 	err := reader.Subscribe("news", func(context.Context, *meshclient.Event) {}, meshclient.Durable("inbox"))

@@ -45,6 +45,7 @@ func (d *slowDoor) Open(ctx context.Context, session authcallout.Session) error 
 // may be admitted when nobody waits for it any more, does not make it one that
 // came back and fell silent.
 func TestGoodbyeIsTheLast(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	victim := agentid.Require("victim")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: victim, Rights: registry.Rights{Call: scopes("read:logs")}})

@@ -70,6 +70,7 @@ func curveKey(t *testing.T, dir string) *seal.Key {
 // Of the instances of an agent those are listed whose keys count, and who follows
 // the feed has the list that is right at its next use.
 func TestRecipients(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	bank := agentid.Require("bank")
 	first := add(t, ctx, m, registry.NewAgent{Agent: bank, Rights: registry.Rights{Handle: scopes("read:logs")}})
@@ -256,6 +257,7 @@ func publicKey(t *testing.T, dir string) string {
 
 // What one instance may ask for is bounded, and what it asks for is checked.
 func TestInstancesAreBounded(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	c := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("asker"), Rights: registry.Rights{Call: scopes("read:logs")}}))
 	ask := func(body string) error {

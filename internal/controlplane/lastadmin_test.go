@@ -13,6 +13,7 @@ import (
 
 // Nobody locks everybody out by taking itself out.
 func TestLastAdministratorStays(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	admin := show(t, ctx, m, "admin")
 	rights := registry.Rights{Call: scopes(wire.AdminScope)}

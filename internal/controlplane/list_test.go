@@ -17,6 +17,7 @@ import (
 
 // More agents than one message takes are listed all the same: each once, in order.
 func TestListByPages(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	labels := map[string]string{}
 	for i := range limits.Labels {

@@ -29,6 +29,7 @@ func refusedByBroker(t *testing.T, nc *nats.Conn) bool {
 // Plain rights open one subject in one direction to a client that knows nothing
 // of the mesh, and go with the connection when they are taken back.
 func TestPlainRights(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	stock := func(id string, p registry.Plain) string {
 		return add(t, ctx, m, registry.NewAgent{Agent: agentid.Require(id), Stock: true, Rights: registry.Rights{Plain: p}})
@@ -120,6 +121,7 @@ func TestPlainRights(t *testing.T) {
 // asked: an agent without any plain right makes itself heard at a plain subject.
 // The operations guide says so; where this fails, it can say less.
 func TestPlainSubjectsProveNothing(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	sub, err := raw(t, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("store"), Stock: true, Rights: registry.Rights{Plain: registry.Plain{Subscribe: []string{"legacy.orders"}}}}))
 	if err != nil {

@@ -132,6 +132,7 @@ func scopes(list ...string) []capability.Scope {
 // An agent that connects and never beats is cut, and nothing but a full
 // attestation brings it back.
 func TestSilentAgentIsCutOff(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: 200 * time.Millisecond})
 	id := agentid.Require("silent")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Rights: registry.Rights{Call: scopes("read:logs")}})
@@ -162,6 +163,7 @@ func TestSilentAgentIsCutOff(t *testing.T) {
 
 // A client that beats outlives many time-outs, and leaving is not death.
 func TestBeatingAgentLivesAndLeaves(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: 200 * time.Millisecond})
 	dir := add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("lively"), Rights: registry.Rights{Call: scopes("read:logs")}})
 	c := connect(t, ctx, m, dir)
@@ -184,6 +186,7 @@ func TestBeatingAgentLivesAndLeaves(t *testing.T) {
 
 // Who is not watched is not given up, and its leaving is seen all the same.
 func TestUnwatchedAgentLeaves(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: 100 * time.Millisecond})
 	dir := add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("quiet"), Heartbeat: registry.HeartbeatNone, Rights: registry.Rights{Call: scopes("read:logs")}})
 	c := connect(t, ctx, m, dir)
@@ -199,6 +202,7 @@ func TestUnwatchedAgentLeaves(t *testing.T) {
 }
 
 func TestCutsCloseConnections(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	for _, op := range []wire.Op{wire.OpSuspend, wire.OpRevoke, wire.OpRemove, wire.OpUngrant} {
 		t.Run(string(op), func(t *testing.T) {
@@ -230,6 +234,7 @@ func TestCutsCloseConnections(t *testing.T) {
 
 // Two control planes share the work; either may die.
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: 300 * time.Millisecond})
 	other := *m.Dir
 	other.Config.Control.Listen, other.Config.Control.URL = "127.0.0.1:0", ""
@@ -263,6 +268,7 @@ func TestReplicas(t *testing.T) {
 }
 
 func TestAdminRefusals(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("reader"), Rights: registry.Rights{Handle: scopes("read:logs")}})
 	for name, c := range map[string]struct {
@@ -294,6 +300,7 @@ func TestAdminRefusals(t *testing.T) {
 // An agent without admin:registry drives nothing, even if it asks control
 // directly.
 func TestAgentIsNoAdmin(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	c := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("reader"), Rights: registry.Rights{Call: scopes("read:logs")}}))
 	body, err := json.Marshal(wire.AdminRequest{Op: wire.OpRevoke, Target: "admin"})
@@ -347,6 +354,7 @@ func post(t *testing.T, ctx context.Context, m *devmesh.Mesh, path, body string)
 // The holder of a key learns why it was refused, and nobody else learns
 // anything, not even whether an agent exists.
 func TestSelfIsTheHoldersOnly(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	reader := agentid.Require("reader")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: reader, Rights: registry.Rights{Call: scopes("read:logs")}})
@@ -402,6 +410,7 @@ func TestSelfIsTheHoldersOnly(t *testing.T) {
 
 // A join token works as often as it says.
 func TestJoinTokenIsUsedUp(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	reader := agentid.Require("reader")
 	add(t, ctx, m, registry.NewAgent{Agent: reader})
@@ -421,6 +430,7 @@ func TestJoinTokenIsUsedUp(t *testing.T) {
 }
 
 func TestRestartKeepsEverything(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("gone"), Rights: registry.Rights{Call: scopes("read:logs")}})
 	dir := add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("reader"), Rights: registry.Rights{Handle: scopes("read:logs")}})

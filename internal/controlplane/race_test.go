@@ -91,6 +91,7 @@ func replacePlane(t *testing.T, ctx context.Context, m *devmesh.Mesh, s *seam) {
 
 // A cut and a connect race in either order: no connection outlives the cut.
 func TestCutRacesWithConnect(t *testing.T) {
+	t.Parallel()
 	for _, order := range []string{"cut before the session is opened", "cut before the connection is answered"} {
 		t.Run(order, func(t *testing.T) {
 			m, ctx := start(t, devmesh.Options{})
@@ -139,6 +140,7 @@ func TestCutRacesWithConnect(t *testing.T) {
 // The same for a connection that rests on what the agent lent, also where this
 // replica hears late of sessions: its index lags behind what is written.
 func TestCutRacesWithConnectOfADelegate(t *testing.T) {
+	t.Parallel()
 	for _, behind := range []bool{false, true} {
 		for _, order := range []string{"before the session is opened", "between the session and the records", "before the connection is answered"} {
 			name := "cut " + order
@@ -197,6 +199,7 @@ func TestCutRacesWithConnectOfADelegate(t *testing.T) {
 // An operation that fails after it wrote the record does not leave its
 // connections standing: the watcher was told to leave them to it.
 func TestFailedOperationStillCuts(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	victim := agentid.Require("victim")
 	nc, err := raw(t, add(t, ctx, m, registry.NewAgent{Agent: victim, Rights: registry.Rights{Call: scopes("read:logs")}}))
@@ -218,6 +221,7 @@ func TestFailedOperationStillCuts(t *testing.T) {
 
 // What a replica left half done is finished by the next one that starts.
 func TestStartCutsWhatWasLeft(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	victim, honest := agentid.Require("victim"), agentid.Require("honest")
 	rights := registry.Rights{Call: scopes("read:logs")}
@@ -250,6 +254,7 @@ func TestStartCutsWhatWasLeft(t *testing.T) {
 
 // Nobody says that a connection is gone because nobody could be asked.
 func TestSilenceIsNoCut(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	if known := m.Plane.KnownServers(); !known[m.Server.ID()] {
 		t.Errorf("got %v, want the server met at the start", known)
@@ -277,6 +282,7 @@ func TestSilenceIsNoCut(t *testing.T) {
 }
 
 func TestAnswersOfServers(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]struct{ was, ok bool }{
 		`{"server":{"id":"N1"}}`: {true, true},
 		`{"server":{"id":"N1"},"error":{"code":500,"description":"no such client or leafnode id"}}`: {false, true},
@@ -312,6 +318,7 @@ func TestAnswersOfServers(t *testing.T) {
 
 // A list that lost its thread between two pages is no list.
 func TestPagesOverlap(t *testing.T) {
+	t.Parallel()
 	type pages = [][]uint64
 	for name, tt := range map[string]struct {
 		pages pages
@@ -334,6 +341,7 @@ func TestPagesOverlap(t *testing.T) {
 // Whoever was cut changes nothing any more, also where the gate of this replica
 // has not heard of it.
 func TestCutAgentAsksNothing(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("reader")
 	c := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: id, Rights: registry.Rights{Call: scopes("read:logs")}}))
@@ -358,6 +366,7 @@ func TestCutAgentAsksNothing(t *testing.T) {
 
 // A server lists its connections by pages, and all of them are seen.
 func TestConnectionsByPages(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	id := agentid.Require("many")
 	dir := add(t, ctx, m, registry.NewAgent{Agent: id, Heartbeat: registry.HeartbeatNone, Rights: registry.Rights{Call: scopes("read:logs")}})

@@ -29,6 +29,7 @@ type look struct {
 // A clock that is set ahead is found out, slow answers and drift are not taken for
 // that, nor is a clock that is set back.
 func TestClocks(t *testing.T) {
+	t.Parallel()
 	wall := time.UnixMilli(1795408791000)
 	const s = time.Second
 	const server, own = "the server's clock was set ahead", "the control plane's clock was set ahead"
@@ -74,6 +75,7 @@ func drift(minutes int) (out []look) {
 
 // How many servers may be started anew before what they acknowledged may be gone.
 func TestLost(t *testing.T) {
+	t.Parallel()
 	ids := func(list ...string) map[string]string {
 		out := map[string]string{}
 		for i, id := range list {
@@ -109,6 +111,7 @@ func TestLost(t *testing.T) {
 
 // Each setting by which a store would forget is found, and no other.
 func TestForgets(t *testing.T) {
+	t.Parallel()
 	want := natsconf.Replay(limits.Window, 1)
 	for name, change := range map[string]func(*jetstream.StreamConfig){
 		"max_age":                 func(c *jetstream.StreamConfig) { c.MaxAge-- },
@@ -175,6 +178,7 @@ func (l *lines) with(text string) string {
 // A handler that fills the store with junk, under the names of others, is named by
 // the scope that it may burn.
 func TestReplayStoreFillsUp(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	var log lines
 	m, err := devmesh.Start(ctx, t.TempDir()+"/mesh", devmesh.Options{Log: zerolog.New(&log), ClientLog: zerolog.Nop()})

@@ -15,6 +15,7 @@ import (
 func ptr[T any](v T) *T { return &v }
 
 func TestSet(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	dir := add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("legacy"), Stock: true, Rights: registry.Rights{Call: scopes("read:logs")}})
 	nc, err := raw(t, dir)
@@ -50,6 +51,7 @@ func TestSet(t *testing.T) {
 // A running client takes up beating when it is watched from now on, before its
 // silence is taken for death.
 func TestSetHeartbeatOfRunningAgent(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: 300 * time.Millisecond})
 	id := agentid.Require("worker")
 	connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: id, Heartbeat: registry.HeartbeatNone, Rights: registry.Rights{Call: scopes("read:logs")}}))
@@ -69,6 +71,7 @@ func TestSetHeartbeatOfRunningAgent(t *testing.T) {
 
 // Who no longer must always be there may be away.
 func TestSetHeartbeatOfAbsentAgent(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{Heartbeat: 300 * time.Millisecond})
 	dir := add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("worker"), Heartbeat: registry.HeartbeatAlways, Rights: registry.Rights{Call: scopes("read:logs")}})
 	c := connect(t, ctx, m, dir)

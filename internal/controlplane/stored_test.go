@@ -97,6 +97,7 @@ func (p *publisher) ask(t *testing.T, body string) (string, error) {
 // An instance is told of an event of its own that it is stored, and of anything else
 // under that sequence that it is not that.
 func TestOwnStored(t *testing.T) {
+	t.Parallel()
 	log := &buffer{}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()

@@ -224,6 +224,7 @@ func texts(s []capability.Scope) []string {
 // What the dry run of a cut says is what the cut then does, and the dry run does
 // nothing.
 func TestDryRunIsWhatTheCutDoes(t *testing.T) {
+	t.Parallel()
 	end := func(chain string) func(*family) wire.AdminRequest {
 		return func(f *family) wire.AdminRequest {
 			return wire.AdminRequest{Op: wire.OpEnd, Chain: f.chains[chain].Digest()}
@@ -336,6 +337,7 @@ func TestDryRunIsWhatTheCutDoes(t *testing.T) {
 
 // Whatever is no cut has no dry run.
 func TestDryRunOfOthers(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	for _, op := range []wire.Op{wire.OpResume, wire.OpGrant, wire.OpJoin, wire.OpShow, wire.OpList, wire.OpDelegated, wire.OpAdd} {
 		if err := m.Operate(ctx, wire.AdminRequest{Op: op, Target: "admin", DryRun: true}, nil); denial.Of(err) != denial.BadInput {
@@ -356,6 +358,7 @@ func drawn(list []wire.LentView) string {
 
 // The tree of an agent shows what became of what it lent.
 func TestDelegationTree(t *testing.T) {
+	t.Parallel()
 	f := newFamily(t)
 	tree := func(name string) (lent, held string) {
 		t.Helper()
@@ -394,6 +397,7 @@ func TestDelegationTree(t *testing.T) {
 // Cutting an agent cuts, in the same operation, what it lent, however deep; and
 // whoever it was lent to goes on at once with what is its own.
 func TestCascade(t *testing.T) {
+	t.Parallel()
 	m, ctx := start(t, devmesh.Options{})
 	own, lent := scopes("own:work"), scopes("read:logs")
 	server := connect(t, ctx, m, add(t, ctx, m, registry.NewAgent{Agent: agentid.Require("server"), Rights: registry.Rights{Handle: slices.Concat(own, lent)}}))
