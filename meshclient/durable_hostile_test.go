@@ -213,19 +213,7 @@ func TestReadStored(t *testing.T) {
 // streams manages what is stored as the control plane does.
 func streams(t *testing.T, m *devmesh.Mesh) jetstream.JetStream {
 	t.Helper()
-	service, err := m.Dir.ServiceKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := service.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := m.Dir.ControlSource()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc, err := nats.Connect(m.Server.URL(), nats.Nkey(pub, service.Sign), nats.Secure(source.ClientTLS("")))
+	nc, err := devmesh.AsService(m.Dir, m.Server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,19 +23,7 @@ import (
 // service connects as the control plane, in the account that owns the registry.
 func service(t testing.TB, m *devmesh.Mesh) *nats.Conn {
 	t.Helper()
-	key, err := m.Dir.ServiceKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := key.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := m.Dir.ControlSource()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc, err := nats.Connect(m.Server.URL(), nats.Nkey(pub, key.Sign), nats.Secure(source.ClientTLS("")))
+	nc, err := devmesh.AsService(m.Dir, m.Server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ func unplug(w *cable) {
 func overheard(t *testing.T, m *devmesh.Mesh) <-chan *nats.Msg {
 	t.Helper()
 	said := make(chan *nats.Msg, 64)
-	nc := asControl(t, m)
+	nc := service(t, m)
 	if _, err := nc.ChanSubscribe("mesh.feed.gone.>", said); err != nil {
 		t.Fatal(err)
 	}
@@ -150,19 +150,6 @@ func overheard(t *testing.T, m *devmesh.Mesh) <-chan *nats.Msg {
 		t.Fatal(err)
 	}
 	return said
-}
-
-// asControl connects as a broker's owner would, who has what the control plane has but
-// for the key that signs.
-func asControl(t *testing.T, m *devmesh.Mesh) *nats.Conn {
-	t.Helper()
-	key := must(m.Dir.ServiceKey())
-	nc, err := nats.Connect(m.Server.URL(), nats.Nkey(must(key.PublicKey()), key.Sign), nats.Secure(must(m.Dir.ControlSource()).ClientTLS("")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
 }
 
 // A word that somebody is gone counts where the records key has signed it, of this
@@ -187,7 +174,7 @@ func TestForgedGone(t *testing.T) {
 		t.Errorf("an agent speaks in the feed: %v", err)
 	}
 
-	broker := asControl(t, m)
+	broker := service(t, m)
 	records := must(m.Dir.RecordsKey())
 	stranger := must(nkeys.CreateAccount())
 	other := must(m.Instance(within(t, 20*time.Second), id))

@@ -64,32 +64,14 @@ func (s *Store) WatchSessions(ctx context.Context, f func(SessionEvent) error) e
 	if err != nil {
 		return fmt.Errorf("registry: watching the sessions: %w", err)
 	}
-	defer func() {
-		_ = w.Stop() // read only: nothing can be lost
-		// Its callback may be blocked on a full channel, as in Watch.
-		go func() {
-			for range w.Updates() { //nolint:revive // drained
-			}
-		}()
-	}()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case e, ok := <-w.Updates():
-			if !ok {
-				return errors.Join(ctx.Err(), errWatchEnded)
-			}
-			if e == nil {
-				continue // all that was there has come
-			}
-			ev := SessionEvent{Key: e.Key(), Seq: e.Revision()}
-			if e.Operation() == jetstream.KeyValuePut {
-				ev.Session = s.decodeSession(e.Key(), e.Value())
-			}
-			if err := f(ev); err != nil {
-				return err
-			}
+	return listen(ctx, w, func(e jetstream.KeyValueEntry) error {
+		if e == nil {
+			return nil // all that was there has come
 		}
-	}
+		ev := SessionEvent{Key: e.Key(), Seq: e.Revision()}
+		if e.Operation() == jetstream.KeyValuePut {
+			ev.Session = s.decodeSession(e.Key(), e.Value())
+		}
+		return f(ev)
+	})
 }

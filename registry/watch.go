@@ -35,6 +35,24 @@ func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
 	if err != nil {
 		return fmt.Errorf("registry: watching: %w", err)
 	}
+	current := false
+	return listen(ctx, w, func(e jetstream.KeyValueEntry) error {
+		if e == nil {
+			current = true
+			return f(Event{Current: true})
+		}
+		ev, ok := s.decodeEvent(e.Key(), string(e.Value()))
+		if !ok {
+			return nil
+		}
+		ev.Current = current
+		return f(ev)
+	})
+}
+
+// listen hands every entry that a watcher brings to f, and nil once all that was
+// there has come, until ctx ends or f returns an error. It stops the watcher.
+func listen(ctx context.Context, w jetstream.KeyWatcher, f func(jetstream.KeyValueEntry) error) error {
 	defer func() {
 		_ = w.Stop() // read only: nothing can be lost
 		// Its callback may be blocked on a full channel that nobody reads any
@@ -44,7 +62,6 @@ func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
 			}
 		}()
 	}()
-	current := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -55,19 +72,7 @@ func (s *Store) Watch(ctx context.Context, f func(Event) error) error {
 				// the silence that follows for calm.
 				return errors.Join(ctx.Err(), errWatchEnded)
 			}
-			if e == nil {
-				current = true
-				if err := f(Event{Current: true}); err != nil {
-					return err
-				}
-				continue
-			}
-			ev, ok := s.decodeEvent(e.Key(), string(e.Value()))
-			if !ok {
-				continue
-			}
-			ev.Current = current
-			if err := f(ev); err != nil {
+			if err := f(e); err != nil {
 				return err
 			}
 		}

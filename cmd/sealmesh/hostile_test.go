@@ -47,9 +47,7 @@ func newArena(t *testing.T, heartbeat time.Duration) *arena {
 	}
 	t.Cleanup(func() { m.Close() }) //nolint:errcheck // some tests take its streams away
 	a := &arena{Mesh: m, t: t}
-	key := must(m.Dir.ServiceKey())(t)
-	source := must(m.Dir.ControlSource())(t)
-	a.ctrl = must(nats.Connect(m.Server.URL(), nats.Nkey(must(key.PublicKey())(t), key.Sign), nats.Secure(source.ClientTLS(""))))(t)
+	a.ctrl = must(devmesh.AsService(m.Dir, m.Server.URL()))(t)
 	t.Cleanup(a.ctrl.Close)
 	return a
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/bare"
 	"github.com/sealmesh/sealmesh/internal/devmesh"
-	"github.com/sealmesh/sealmesh/internal/natsconf"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/meshclient"
 	"github.com/sealmesh/sealmesh/registry"
@@ -115,21 +114,8 @@ func (r *firingRange) target(ctx context.Context, n int) (*target, error) {
 }
 
 // system opens the connection that closes others without asking the mesh.
-func (r *firingRange) system() error {
-	key, err := r.mesh.Dir.SystemKey()
-	if err != nil {
-		return err
-	}
-	pub, err := key.PublicKey()
-	if err != nil {
-		return err
-	}
-	source, err := r.mesh.Dir.ControlSource()
-	if err != nil {
-		return err
-	}
-	r.sys, err = nats.Connect(r.mesh.Servers[0].URL(), nats.Nkey(pub, key.Sign), nats.Secure(source.ClientTLS("")), nats.CustomInboxPrefix(natsconf.SystemInbox))
-	if err != nil {
+func (r *firingRange) system() (err error) {
+	if r.sys, err = devmesh.AsSystem(r.mesh.Dir, r.mesh.Servers[0].URL()); err != nil {
 		return err
 	}
 	r.closers = append(r.closers, r.sys.Close)

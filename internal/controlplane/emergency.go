@@ -14,7 +14,6 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
-	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
 )
@@ -90,18 +89,7 @@ func openEmergency(ctx context.Context, cfg Config) (*emergency, error) {
 
 func (p *emergency) open(ctx context.Context) error {
 	mesh := p.cfg.Mesh
-	var err error
-	if p.space, err = subject.New(mesh.Config.Prefix); err != nil {
-		return err
-	}
-	if err := p.loadTrust(); err != nil {
-		return err
-	}
-	service, err := mesh.ServiceKey()
-	if err != nil {
-		return err
-	}
-	system, err := mesh.SystemKey()
+	service, system, err := p.load()
 	if err != nil {
 		return err
 	}

@@ -150,19 +150,7 @@ func TestOldBackup(t *testing.T) {
 // stolen it.
 func service(t *testing.T, m *devmesh.Mesh) jetstream.KeyValue {
 	t.Helper()
-	key, err := m.Dir.ServiceKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := key.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := m.Dir.ControlSource()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc, err := nats.Connect(m.Dir.Config.NATS.URLs[0], nats.Nkey(pub, key.Sign), nats.Secure(source.ClientTLS("")))
+	nc, err := devmesh.AsService(m.Dir, m.Dir.Config.NATS.URLs[0])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,18 +126,7 @@ func newPlane(cfg Config, seam func(authcallout.Registry) authcallout.Registry) 
 
 func (p *Plane) start(ctx context.Context) error {
 	mesh := p.cfg.Mesh
-	var err error
-	if p.space, err = subject.New(mesh.Config.Prefix); err != nil {
-		return err
-	}
-	if err := p.loadTrust(); err != nil {
-		return err
-	}
-	service, err := mesh.ServiceKey()
-	if err != nil {
-		return err
-	}
-	system, err := mesh.SystemKey()
+	service, system, err := p.load()
 	if err != nil {
 		return err
 	}
@@ -189,6 +178,23 @@ func (p *Plane) start(ctx context.Context) error {
 	p.started.Store(true)
 	p.log.Info().Str("url", p.URL()).Msg("control plane is up")
 	return nil
+}
+
+// load reads what the mesh directory has for every control plane, and the keys of
+// the two configured users.
+func (p *Plane) load() (service, system nkeys.KeyPair, err error) {
+	mesh := p.cfg.Mesh
+	if p.space, err = subject.New(mesh.Config.Prefix); err != nil {
+		return nil, nil, err
+	}
+	if err := p.loadTrust(); err != nil {
+		return nil, nil, err
+	}
+	if service, err = mesh.ServiceKey(); err != nil {
+		return nil, nil, err
+	}
+	system, err = mesh.SystemKey()
+	return service, system, err
 }
 
 func (p *Plane) loadTrust() error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,6 +12,7 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/heartbeat"
+	"github.com/sealmesh/sealmesh/internal/devmesh"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -109,23 +109,7 @@ func deadAgent(ctx context.Context, s *stage) (outcome, error) {
 // backdoor connects where no agent can: as the control plane's own user, which
 // may publish anything. It stands for a broker that cannot be trusted.
 func (s *stage) backdoor() (*nats.Conn, error) {
-	key, err := s.mesh.Dir.ServiceKey()
-	if err != nil {
-		return nil, err
-	}
-	pub, err := key.PublicKey()
-	if err != nil {
-		return nil, err
-	}
-	source, err := s.mesh.Dir.ControlSource()
-	if err != nil {
-		return nil, err
-	}
-	u, err := url.Parse(s.mesh.Server.URL())
-	if err != nil {
-		return nil, err
-	}
-	return nats.Connect(s.mesh.Server.URL(), nats.Nkey(pub, key.Sign), nats.Secure(source.ClientTLS(u.Hostname())), nats.NoReconnect())
+	return devmesh.AsService(s.mesh.Dir, s.mesh.Server.URL(), nats.NoReconnect())
 }
 
 func beatDoesNotRevive(ctx context.Context, s *stage) (outcome, error) {

@@ -59,19 +59,7 @@ func startWith(t *testing.T, configure func(*meshdir.InitOptions)) *live {
 		}
 	})
 	l := &live{t: t, dev: dev}
-	key, err := dev.Dir.ServiceKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := key.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := dev.Dir.ControlSource()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.ctrl, err = nats.Connect(dev.Server.URL(), nats.Nkey(public, key.Sign), nats.Secure(source.ClientTLS(""))); err != nil {
+	if l.ctrl, err = devmesh.AsService(dev.Dir, dev.Server.URL()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.ctrl.Close)

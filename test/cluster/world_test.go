@@ -22,6 +22,7 @@ import (
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/devmesh"
 	"github.com/sealmesh/sealmesh/internal/enrol"
 	"github.com/sealmesh/sealmesh/internal/meshdir"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
@@ -298,19 +299,7 @@ func (w *world) service() *nats.Conn {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	key, err := m.ServiceKey()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	pub, err := key.PublicKey()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	source, err := m.ControlSource()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	nc, err := nats.Connect(w.URL(0), nats.Nkey(pub, key.Sign), nats.Secure(source.ClientTLS("")), nats.MaxReconnects(-1))
+	nc, err := devmesh.AsService(m, w.URL(0), nats.MaxReconnects(-1))
 	if err != nil {
 		w.t.Fatal(err)
 	}

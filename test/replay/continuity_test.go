@@ -178,19 +178,7 @@ func (s *stage) store() jetstream.JetStream { s.t.Helper(); return store(s.t, s.
 
 func store(t testing.TB, dev *devmesh.Mesh) jetstream.JetStream {
 	t.Helper()
-	key, err := dev.Dir.ServiceKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := key.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := dev.Dir.ControlSource()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc, err := nats.Connect(dev.Server.URL(), nats.Nkey(public, key.Sign), nats.Secure(source.ClientTLS("")))
+	nc, err := devmesh.AsService(dev.Dir, dev.Server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}

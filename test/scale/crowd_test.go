@@ -14,6 +14,7 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/heartbeat"
+	"github.com/sealmesh/sealmesh/internal/devmesh"
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/meshdir"
 	"github.com/sealmesh/sealmesh/internal/subject"
@@ -44,19 +45,7 @@ type crowd struct {
 // connect connects as the control plane does, which may say anything in its own
 // account.
 func connect(mesh *meshdir.Mesh) (*nats.Conn, error) {
-	key, err := mesh.ServiceKey()
-	if err != nil {
-		return nil, err
-	}
-	pub, err := key.PublicKey()
-	if err != nil {
-		return nil, err
-	}
-	source, err := mesh.ControlSource()
-	if err != nil {
-		return nil, err
-	}
-	return nats.Connect(mesh.Config.NATS.URLs[0], nats.Nkey(pub, key.Sign), nats.Secure(source.ClientTLS("")))
+	return devmesh.AsService(mesh, mesh.Config.NATS.URLs[0])
 }
 
 func newCrowd(ctx context.Context, mesh *meshdir.Mesh, n int) (*crowd, error) {
