@@ -662,10 +662,10 @@ func TestStartRefuses(t *testing.T) {
 	m := newMesh(t)
 	for name, edit := range map[string]func(*authcallout.Config){
 		"no connection":    func(c *authcallout.Config) { c.Conn = nil },
-		"no issuer":        func(c *authcallout.Config) { c.Issuer = nil },
-		"user key issuer":  func(c *authcallout.Config) { c.Issuer = user(t) },
-		"no xkey":          func(c *authcallout.Config) { c.XKey = nil },
-		"xkey of no curve": func(c *authcallout.Config) { c.XKey = user(t) },
+		"no issuer":        func(c *authcallout.Config) { c.Issuers = nil },
+		"user key issuer":  func(c *authcallout.Config) { c.Issuers = keys(user(t)) },
+		"no xkey":          func(c *authcallout.Config) { c.XKeys = nil },
+		"xkey of no curve": func(c *authcallout.Config) { c.XKeys = keys(user(t)) },
 		"no account":       func(c *authcallout.Config) { c.Account = "" },
 		"no space":         func(c *authcallout.Config) { c.Space = subject.Space{} },
 		"no trust domain":  func(c *authcallout.Config) { c.TrustDomain = "" },

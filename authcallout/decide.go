@@ -48,8 +48,8 @@ func (s *Service) process(data []byte, xkey string, arrived time.Time) (answer [
 
 // outcome is what a run leaves behind.
 type outcome struct {
-	request *jwt.AuthorizationRequestClaims // once it deserves a signed answer
-	source  string                          // once it is known
+	request *request // once it deserves a signed answer
+	source  string   // once it is known
 	answer  []byte
 	err     error
 	report  bool
@@ -121,7 +121,7 @@ func (s *Service) run(d *Decision, o *outcome, data []byte, xkey string) {
 
 // admit checks who is connecting and what it may do, opens the session, and
 // signs.
-func (s *Service) admit(req *jwt.AuthorizationRequestClaims, d *Decision, now time.Time) ([]byte, error) {
+func (s *Service) admit(req *request, d *Decision, now time.Time) ([]byte, error) {
 	ci, co := req.ClientInformation, req.ConnectOptions
 	if err := checkKind(ci); err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func newDoor(t testing.TB) *door {
 	d.registry.add(reader, public(t, d.key), authcallout.Admission{
 		Chains: []*capability.Chain{d.authority.chain(t, reader, 48*time.Hour, "read:logs")}})
 	d.cfg = authcallout.Config{
-		Issuer: d.issuer, XKey: d.xkey, Account: "MESH", Space: subject.Default(), TrustDomain: trustDomain,
+		Issuers: keys(d.issuer), XKeys: keys(d.xkey), Account: "MESH", Space: subject.Default(), TrustDomain: trustDomain,
 		Roots: d.agents.pool, Registry: d.registry, Clock: func() time.Time { return d.now }, Log: zerolog.Nop(),
 		Audit: func(x authcallout.Decision) { d.decisions = append(d.decisions, x) },
 	}

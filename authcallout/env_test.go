@@ -333,7 +333,7 @@ func (m *mesh) tls(cert tls.Certificate) *tls.Config {
 
 func (m *mesh) config() authcallout.Config {
 	return authcallout.Config{
-		Conn: m.conn, Issuer: m.issuer, XKey: m.xkey, Account: "MESH", Space: subject.Default(), TrustDomain: trustDomain,
+		Conn: m.conn, Issuers: keys(m.issuer), XKeys: keys(m.xkey), Account: "MESH", Space: subject.Default(), TrustDomain: trustDomain,
 		Roots: m.agents.pool, Registry: m.registry, Clock: time.Now, Workers: 4, Log: zerolog.Nop(),
 		Audit: func(d authcallout.Decision) { m.decisions <- d },
 	}
@@ -376,3 +376,8 @@ func (m *mesh) connectTo(url string, cert tls.Certificate, opts ...nats.Option) 
 }
 
 func nkey(t testing.TB, kp nkeys.KeyPair) nats.Option { return nats.Nkey(public(t, kp), kp.Sign) }
+
+// keys is a list that does not change.
+func keys(all ...nkeys.KeyPair) func() []nkeys.KeyPair {
+	return func() []nkeys.KeyPair { return all }
+}

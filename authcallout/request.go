@@ -42,9 +42,37 @@ const (
 
 var b64 = base64.RawURLEncoding.Strict()
 
+// request is a callout request with the keys that its server has configured.
+type request struct {
+	*jwt.AuthorizationRequestClaims
+	issuer nkeys.KeyPair
+	xkey   nkeys.KeyPair
+}
+
+// unseal opens a request with whichever of our keys it was sealed to. It does not say
+// to which; there are two for as long as one replaces the other.
+func (s *Service) unseal(data []byte, from string) ([]byte, nkeys.KeyPair) {
+	for _, k := range s.cfg.XKeys() {
+		if plain, err := k.Open(data, from); err == nil {
+			return plain, k
+		}
+	}
+	return nil, nil
+}
+
+// issuer returns the key that a server names as its issuer, or nil.
+func (s *Service) issuer(name string) nkeys.KeyPair {
+	for _, k := range s.cfg.Issuers() {
+		if pub, err := k.PublicKey(); err == nil && pub == name {
+			return k
+		}
+	}
+	return nil
+}
+
 // open unseals a request and decides whether it comes from the server that it
 // names. Only what it returns without an error may be answered with a signature.
-func (s *Service) open(data []byte, xkey string) (*jwt.AuthorizationRequestClaims, error) {
+func (s *Service) open(data []byte, xkey string) (*request, error) {
 	if len(data) > maxRequest {
 		return nil, denial.New(denial.TooLarge, "callout request is longer than %d bytes", maxRequest)
 	}
@@ -57,14 +85,15 @@ func (s *Service) open(data []byte, xkey string) (*jwt.AuthorizationRequestClaim
 	if len(xkey) != publicKeyLen || !nkeys.IsValidPublicCurveKey(xkey) {
 		return nil, denial.New(denial.BadRequest, "callout request does not name a curve key of its server")
 	}
-	plain, err := s.cfg.XKey.Open(data, xkey)
-	if err != nil {
+	plain, ours := s.unseal(data, xkey)
+	if ours == nil {
 		return nil, denial.New(denial.BadRequest, "callout request is not sealed by the key that it names to ours")
 	}
 	req, err := jwt.DecodeAuthorizationRequestClaims(string(plain))
 	if err != nil {
 		return nil, denial.New(denial.BadRequest, "callout request does not decode: %v", err)
 	}
+	issuer := s.issuer(req.Subject)
 	switch {
 	case !nkeys.IsValidPublicServerKey(req.Issuer) || req.Issuer != req.Server.ID:
 		return nil, denial.New(denial.BadRequest, "callout request is signed by %.64q and names server %.64q", req.Issuer, req.Server.ID)
@@ -72,16 +101,21 @@ func (s *Service) open(data []byte, xkey string) (*jwt.AuthorizationRequestClaim
 		return nil, denial.New(denial.BadRequest, "callout request is sealed by another key than the server signed for")
 	case req.Audience != requestAudience:
 		return nil, denial.New(denial.BadRequest, "callout request is for audience %.64q", req.Audience)
-	case req.Subject != s.issuer:
+	case issuer == nil:
 		return nil, denial.New(denial.BadRequest, "callout request is for another issuer")
 	case len(req.UserNkey) != publicKeyLen || !nkeys.IsValidPublicUserKey(req.UserNkey):
 		return nil, denial.New(denial.BadRequest, "callout request has no key for its user")
 	}
-	return req, nil
+	if s.cfg.Asked != nil {
+		if pub, err := ours.PublicKey(); err == nil {
+			s.cfg.Asked(req.Server.ID, req.Subject, pub)
+		}
+	}
+	return &request{req, issuer, ours}, nil
 }
 
 // checkTime refuses requests for which nobody waits any more.
-func checkTime(req *jwt.AuthorizationRequestClaims, now time.Time) error {
+func checkTime(req *request, now time.Time) error {
 	exp := time.Unix(req.Expires, 0)
 	switch {
 	case req.Expires <= 0 || exp.Sub(now) > maxAhead:

@@ -42,9 +42,14 @@ const closeGrace = 5 * time.Second
 // Config is what a service is made of. What has no default is required: Start
 // refuses a service that could not refuse.
 type Config struct {
-	Conn        *nats.Conn            // in the callout account, which nobody else is in
-	Issuer      nkeys.KeyPair         // account key; the server's auth_callout issuer
-	XKey        nkeys.KeyPair         // curve key; the server's auth_callout xkey
+	Conn *nats.Conn // in the callout account, which nobody else is in
+	// Issuers are the account keys that a server may have as its auth_callout issuer,
+	// XKeys the curve keys that it may have as its xkey, newest first and few; asked
+	// each time. While one is replaced, servers that read their configuration again
+	// name the new one and the others still the old one: each is answered with what it
+	// asked for.
+	Issuers     func() []nkeys.KeyPair
+	XKeys       func() []nkeys.KeyPair
 	Account     string                // where agents are placed
 	Space       subject.Space         // the mesh's subjects
 	TrustDomain string                // of the agents' certificates
@@ -55,13 +60,15 @@ type Config struct {
 	SessionTTL  time.Duration // default [DefaultSessionTTL]
 	Log         zerolog.Logger
 	Audit       func(Decision) // every reported decision, in place of a line in Log; must not block
+	// Asked hears with which keys a server asked, by public key, and may be nil. It
+	// must not block.
+	Asked func(server, issuer, xkey string)
 }
 
 // Service answers a nats-server's callout requests. It is safe for concurrent
 // use.
 type Service struct {
 	cfg      Config
-	issuer   string // public key
 	throttle *throttle
 	denials  *memory
 
@@ -112,8 +119,8 @@ func Start(cfg Config) (*Service, error) {
 // newService checks cfg and makes a service that is not running yet.
 func newService(cfg Config) (*Service, error) {
 	switch {
-	case cfg.Issuer == nil || cfg.XKey == nil:
-		return nil, errors.New("authcallout: an issuer and an xkey are required")
+	case cfg.Issuers == nil || cfg.XKeys == nil:
+		return nil, errors.New("authcallout: issuers and xkeys are required")
 	case cfg.Account == "" || cfg.Space.Prefix() == "":
 		return nil, errors.New("authcallout: an account and a subject space are required")
 	case cfg.Registry == nil || cfg.Clock == nil:
@@ -132,12 +139,11 @@ func newService(cfg Config) (*Service, error) {
 	if roots := cfg.Roots(); roots == nil || roots.Equal(x509.NewCertPool()) {
 		return nil, errors.New("authcallout: the pool of agent CAs is empty")
 	}
-	issuer, err := cfg.Issuer.PublicKey()
-	if err != nil || !nkeys.IsValidPublicAccountKey(issuer) {
-		return nil, errors.New("authcallout: the issuer is not an account key")
+	if err := checkKeys(cfg.Issuers(), nkeys.IsValidPublicAccountKey); err != nil {
+		return nil, fmt.Errorf("authcallout: the issuer is not an account key: %w", err)
 	}
-	if xkey, err := cfg.XKey.PublicKey(); err != nil || !nkeys.IsValidPublicCurveKey(xkey) {
-		return nil, errors.New("authcallout: the xkey is not a curve key")
+	if err := checkKeys(cfg.XKeys(), nkeys.IsValidPublicCurveKey); err != nil {
+		return nil, fmt.Errorf("authcallout: the xkey is not a curve key: %w", err)
 	}
 	if cfg.Workers == 0 {
 		cfg.Workers = DefaultWorkers
@@ -146,11 +152,26 @@ func newService(cfg Config) (*Service, error) {
 		cfg.SessionTTL = DefaultSessionTTL
 	}
 	s := &Service{
-		cfg: cfg, issuer: issuer, throttle: newThrottle(), denials: newMemory(),
+		cfg: cfg, throttle: newThrottle(), denials: newMemory(),
 		queue: make(chan job, cfg.Workers*waiting), drained: make(chan struct{}), grace: closeGrace,
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
+}
+
+func checkKeys(all []nkeys.KeyPair, valid func(string) bool) error {
+	if len(all) == 0 {
+		return errors.New("there is none")
+	}
+	for _, k := range all {
+		if k == nil {
+			return errors.New("there is none")
+		}
+		if pub, err := k.PublicKey(); err != nil || !valid(pub) {
+			return errors.New("its kind is another")
+		}
+	}
+	return nil
 }
 
 func (s *Service) subscribe() error {

@@ -1,6 +1,7 @@
 package capability
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -81,6 +82,7 @@ type Keyring struct {
 	roots        []string
 	certificates []string
 	keys         map[string]signingKey
+	issued       int64 // Unix seconds: when the newest certificate was signed
 }
 
 type signingKey struct {
@@ -88,7 +90,10 @@ type signingKey struct {
 	windows []window // one for each certificate, so that a key can be renewed
 }
 
-type window struct{ notBefore, expires int64 }
+type window struct {
+	notBefore, expires int64
+	root               string
+}
 
 // NewKeyring builds a keyring of the pinned roots (public account nkeys, at
 // least one) and the certificates of signing keys. One certificate that is
@@ -142,8 +147,9 @@ func (k *Keyring) add(text string) error {
 		return denial.New(denial.BadToken, "key %s is certified for %q and for %q", c.Key, s.purpose, c.Purpose)
 	}
 	s.purpose = c.Purpose
-	s.windows = append(s.windows, window{c.NotBefore, c.Expires})
+	s.windows = append(s.windows, window{c.NotBefore, c.Expires, c.Issuer})
 	k.keys[c.Key] = s
+	k.issued = max(k.issued, c.IssuedAt)
 	return nil
 }
 
@@ -166,16 +172,87 @@ func (k *Keyring) check(u *jws.Unverified, p Purpose, now time.Time) (int64, err
 	if !ok || s.purpose != p {
 		return 0, denial.New(denial.UnknownSigner, "no pinned root certifies %s for %q", clip(issuer), string(p))
 	}
+	until := s.until(now)
+	if until == 0 {
+		return 0, denial.New(denial.UnknownSigner, "key %s is not certified for %q at this time", issuer, string(p))
+	}
+	return until, u.Verify()
+}
+
+// SigningKey is a key that the authority certified.
+type SigningKey struct {
+	Key       string // public account nkey
+	Purpose   Purpose
+	Root      string // who signed the certificate that lasts longest
+	NotBefore time.Time
+	Expires   time.Time // of the certificate that lasts longest
+}
+
+// Keys returns the signing keys, by purpose and then by when they end, those that
+// end last first. What ended is among them.
+func (k *Keyring) Keys() []SigningKey {
+	if k == nil {
+		return nil
+	}
+	out := make([]SigningKey, 0, len(k.keys))
+	for key, s := range k.keys {
+		last := slices.MaxFunc(s.windows, func(a, b window) int { return cmp.Compare(a.expires, b.expires) })
+		out = append(out, SigningKey{
+			Key: key, Purpose: s.purpose, Root: last.root,
+			NotBefore: time.Unix(last.notBefore, 0).UTC(), Expires: time.Unix(last.expires, 0).UTC(),
+		})
+	}
+	slices.SortFunc(out, func(a, b SigningKey) int {
+		return cmp.Or(cmp.Compare(a.Purpose, b.Purpose), b.Expires.Compare(a.Expires), cmp.Compare(a.Key, b.Key))
+	})
+	return out
+}
+
+// Until returns when the certificates of a key that are valid for p at now end, or
+// the zero time where none is.
+func (k *Keyring) Until(key string, p Purpose, now time.Time) time.Time {
+	if k == nil || k.keys[key].purpose != p {
+		return time.Time{}
+	}
+	until := k.keys[key].until(now)
+	if until == 0 {
+		return time.Time{}
+	}
+	return time.Unix(until, 0).UTC()
+}
+
+// Older reports whether a keyring that was seen says that k is out of date: its
+// newest certificate was signed later, or it holds the same ones and fewer of them.
+// Whoever adds a certificate signs it later than all that are there, so between two
+// lists there is an order without a number of their own.
+func (k *Keyring) Older(seen *Keyring) bool {
+	if k == nil || seen == nil {
+		return k == nil && seen != nil
+	}
+	if k.issued != seen.issued {
+		return k.issued < seen.issued
+	}
+	return len(k.certificates) > len(seen.certificates)
+}
+
+// Issued is when the newest of the certificates was signed, zero where there is
+// none.
+func (k *Keyring) Issued() time.Time {
+	if k == nil || k.issued == 0 {
+		return time.Time{}
+	}
+	return time.Unix(k.issued, 0)
+}
+
+// until is when the windows end that are open at now, in Unix seconds.
+func (s signingKey) until(now time.Time) int64 {
 	at, until := now.Unix(), int64(0)
 	for _, w := range s.windows {
 		if w.notBefore <= at && at < w.expires {
 			until = max(until, w.expires)
 		}
 	}
-	if until == 0 {
-		return 0, denial.New(denial.UnknownSigner, "key %s is not certified for %q at this time", issuer, string(p))
-	}
-	return until, u.Verify()
+	return until
 }
 
 // Roots returns the pinned roots.

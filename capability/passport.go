@@ -76,6 +76,16 @@ func VerifyPassport(text string, ring *Keyring, now time.Time) (Passport, error)
 	return *p, nil
 }
 
+// PassportSigner returns the public key that a passport says it was signed with, or
+// nothing where it is none. It is not verified.
+func PassportSigner(text string) string {
+	p, u, err := decodePassport(text)
+	if err != nil || p == nil {
+		return ""
+	}
+	return u.UnsafeIssuer()
+}
+
 func decodePassport(text string) (*Passport, *jws.Unverified, error) {
 	p := new(Passport)
 	u, err := jws.Decode(text, kindPassport, p)

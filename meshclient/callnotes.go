@@ -23,7 +23,11 @@ const callNoteMost = 256
 // the note is worth judging: a note goes to all instances of an agent, and one of
 // them works on the request. What is read of it here nobody signed.
 func (m *Mesh) noted(kind string, msg *nats.Msg) bool {
-	if kind != wire.NoteReceived {
+	switch kind {
+	case wire.NoteReceived:
+	case wire.NoteRotate:
+		return !m.forAnother(msg.Data)
+	default:
 		return true
 	}
 	var n wire.ReceivedNote

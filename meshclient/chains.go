@@ -40,6 +40,7 @@ func (m *Mesh) refreshSelf(ctx context.Context) (*registry.Agent, error) {
 	}
 	e := s.Epoch()
 	m.epoch.Store(&e)
+	m.takePassport(s.Instance.Passport)
 	return s.Agent, nil
 }
 

@@ -137,6 +137,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 		closed:   make(chan struct{}),
 	}
 	m.epoch.Store(&envelope.Epoch{})
+	m.passport.Store(&info.Passport)
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	if m.floors, err = dir.Floors(); err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 	reader := &gate.NATSReader{Conn: m.conn, Leader: gate.AgentLeader(space)}
 	if m.peers, err = gate.NewPeers(gate.PeersConfig{
 		Roots: info.Roots, Ring: ring, Reader: reader, Clock: cfg.clock, Log: m.log, OnChange: m.onPeerChange,
-		Instances: m.listInstances, Feed: m.feed, Settle: gate.FeedSettle, Floors: m.floors,
+		Instances: m.listInstances, OnTrust: m.onTrust, OnRing: m.onRing, Feed: m.feed, Settle: gate.FeedSettle, Floors: m.floors,
 	}); err != nil {
 		return nil, err
 	}

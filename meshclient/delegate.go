@@ -241,7 +241,7 @@ func (m *Mesh) delegate(p parent, to agentid.ID, onward []capability.Scope, dept
 	default:
 		d.Depth = p.chain.Depth() - 1
 	}
-	return capability.Delegate(p.chain, documentSigner{m.key}, m.info.Passport, d, now)
+	return capability.Delegate(p.chain, documentSigner{m.key}, *m.passport.Load(), d, now)
 }
 
 func parseScopes(list []string) ([]capability.Scope, error) {
@@ -328,7 +328,9 @@ func (m *Mesh) onNote(l *link, msg *nats.Msg) {
 		}
 		rec.Verdict, rec.Reason = audit.Refused, denial.BadInput
 	case wire.NoteRotate:
-		m.poke("the control plane asks for it")
+		if err := m.takeRotate(v); err != nil {
+			rec.Verdict, rec.Reason, rec.Detail = audit.Refused, denial.Of(err), denial.Detail(err)
+		}
 	}
 	m.audited(rec)
 	if rec.Verdict == audit.Refused {

@@ -69,9 +69,19 @@ var nonceForm = regexp.MustCompile(`^[A-Za-z0-9_-]{15}$`)
 // errNonce is returned where a server asks to sign something that is no nonce.
 var errNonce = errors.New("meshclient: the server asked to sign something that is no connection nonce")
 
-// dial opens one connection and subscribes what every agent needs. It returns
-// the error of the single attempt.
+// dial is dialOnce, and once more where it failed because what counts in the mesh had
+// changed.
 func (m *Mesh) dial(ctx context.Context) (*link, error) {
+	l, err := m.dialOnce(ctx)
+	if err != nil && doubtful(err) && m.regain(ctx) {
+		return m.dialOnce(ctx)
+	}
+	return l, err
+}
+
+// dialOnce opens one connection and subscribes what every agent needs. It returns
+// the error of the single attempt.
+func (m *Mesh) dialOnce(ctx context.Context) (*link, error) {
 	l := &link{
 		mesh: m, has: map[string]bool{},
 		drained: make(chan struct{}), halt: make(chan struct{}), cut: make(chan struct{}), back: make(chan struct{}),
@@ -94,6 +104,8 @@ func (m *Mesh) dial(ctx context.Context) (*link, error) {
 		nats.ReconnectHandler(l.onReconnect),
 		nats.ErrorHandler(l.onError),
 		nats.Secure(m.clientTLS()),
+		m.readRoots,
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { m.doubted(err) }),
 	}
 	type result struct {
 		nc  *nats.Conn
@@ -435,6 +447,7 @@ func (l *link) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	switch {
 	case isAuthError(err):
 		if m.link.Load() == l {
+			m.doubted(err)
 			m.askWhy()
 		}
 	case errors.Is(err, nats.ErrPermissionViolation):

@@ -41,8 +41,10 @@ type Mesh struct {
 	feed    *feed
 	floors  *floors.Set
 
-	link  atomic.Pointer[link]
-	epoch atomic.Pointer[envelope.Epoch]
+	link        atomic.Pointer[link]
+	epoch       atomic.Pointer[envelope.Epoch]
+	passport    atomic.Pointer[string] // of the own record
+	ringChanged atomic.Bool
 
 	// attaching is held while handlers and topics are put on a connection, so
 	// that one that is registered during a rotation is on the new one as well.
@@ -71,6 +73,8 @@ type Mesh struct {
 	vanishing vanishing
 	recent    recent // what was taken while two links overlap
 	tended    tended
+	renewing  renewing
+	trust     trust
 	beats     *heartbeat.Sender // the tending goroutine's
 	flight    sync.WaitGroup    // messages at work; see begin
 	retiring  sync.WaitGroup    // old connections that still bring work; under attaching

@@ -139,6 +139,18 @@ func (m *Mesh) selfStatus(ctx context.Context) (wire.SelfStatus, error) {
 // certificate must be of the mesh's own authority for servers. A refusal is a
 // *Denied.
 func (m *Mesh) post(ctx context.Context, path string, body []byte, into any) error {
+	err := m.postOnce(ctx, path, body, into)
+	var d *Denied
+	if err == nil || errors.As(err, &d) || !doubtful(err) {
+		return err
+	}
+	if changed, e := m.fetchTrust(ctx); e != nil || !changed {
+		return err
+	}
+	return m.postOnce(ctx, path, body, into)
+}
+
+func (m *Mesh) postOnce(ctx context.Context, path string, body []byte, into any) error {
 	u, err := url.Parse(m.info.Control)
 	if err != nil {
 		return err

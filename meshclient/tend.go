@@ -30,6 +30,9 @@ const narrowLeast = 300 * time.Millisecond
 // least, where the JWT lives twice as long.
 const rotateAhead = 10 * time.Second
 
+// lookSoonest is the least time between two looks that nobody asked for.
+const lookSoonest = 10 * time.Millisecond
+
 // lookEvery is how often the client looks after itself without being poked.
 const lookEvery = 15 * time.Second
 
@@ -64,6 +67,7 @@ type tended struct {
 	quiet    bool // the control plane wants no beats
 	beating  string
 	policy   registry.Heartbeat // of the record when the session was asked about
+	renewal  renewal
 }
 
 // tend keeps the agent connected with what it currently may: it takes over a
@@ -72,27 +76,51 @@ type tended struct {
 func (m *Mesh) tend() {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	least := lookSoonest
 	for {
 		var again <-chan time.Time
-		if next := m.tended.next(); !next.IsZero() {
-			again = time.After(max(time.Until(next), 10*time.Millisecond))
+		if next := m.nextLook(); !next.IsZero() {
+			again = time.After(max(time.Until(next), least))
 		}
 		why := ""
 		select {
 		case <-m.ctx.Done():
 			return
 		case why = <-m.wake:
+			if why == orderCame {
+				continue // it says when
+			}
 		case <-tick.C:
 		case <-again:
 			why = "time to rotate"
 		}
 		ctx, cancel := context.WithTimeout(m.ctx, connectTimeout+2*settle)
-		m.look(ctx, why)
+		least = lookSoonest
+		if !m.look(ctx, why) {
+			least = settle // what is overdue cannot be done, and would be tried without a pause
+		}
 		cancel()
 	}
 }
 
-// next is when something has to be done without being asked.
+// nextLook is when something has to be done without being asked. Without a
+// connection that can be the certificate alone.
+func (m *Mesh) nextLook() time.Time {
+	l := m.link.Load()
+	connected := l.nc.IsConnected()
+	first := m.tended.renewal.next(m.cfg.clock(), connected)
+	if !connected {
+		return first
+	}
+	for _, at := range []time.Time{m.tended.next(), m.orderDue()} {
+		if !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
+
+// next is when something has to be done about the connection.
 func (t *tended) next() time.Time {
 	var first time.Time
 	for _, at := range []time.Time{t.replace, t.again, t.ask, t.layDown} {
@@ -103,12 +131,14 @@ func (t *tended) next() time.Time {
 	return first
 }
 
-// look does what is due.
-func (m *Mesh) look(ctx context.Context, why string) {
+// look does what is due, and reports whether it could.
+func (m *Mesh) look(ctx context.Context, why string) bool {
+	m.alarm()
+	m.takeRing()
 	l := m.link.Load()
 	if !l.nc.IsConnected() {
 		m.wakeUp(ctx)
-		return
+		return true
 	}
 	read := m.refreshSelf
 	if why == lenderChanged {
@@ -119,7 +149,7 @@ func (m *Mesh) look(ctx context.Context, why string) {
 	self, err := read(ctx)
 	if err != nil {
 		m.log.Warn().Err(err).Str("why", why).Msg("own record cannot be used")
-		return
+		return false
 	}
 	if m.Away() != nil {
 		// The broker compiled the grant anew, from what was presented.
@@ -143,6 +173,7 @@ func (m *Mesh) look(ctx context.Context, why string) {
 		m.granted(ctx, l, self)
 	}
 	m.tended.layDown = l.layDown(m.cfg.clock())
+	return true
 }
 
 // due reports whether the connection has to be replaced now, and for how long

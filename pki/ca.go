@@ -1,9 +1,11 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -34,10 +36,15 @@ type CA struct {
 	key         *Key
 	cert        *x509.Certificate
 	root        *x509.Certificate
+
+	// While one root replaces another: the same intermediate certified by the old
+	// root, and that root. Both nil otherwise.
+	cross, before *x509.Certificate
 }
 
 // Load reads a CA of the role and trust domain: certFile is what [CA.Bundle]
-// gives (intermediate, then root), keyFile the intermediate's key. Files of the
+// gives (intermediate, then root, and the two of [Root.Cross] where there are), keyFile
+// the intermediate's key. Files of the
 // other CA, of another trust domain or of a root are refused here, not at the
 // first certificate. An expired CA loads; it signs nothing.
 func Load(role Role, trustDomain, certFile, keyFile string) (*CA, error) {
@@ -48,7 +55,7 @@ func Load(role Role, trustDomain, certFile, keyFile string) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(certs) != 2 {
+	if len(certs) != 2 && len(certs) != 4 {
 		return nil, fmt.Errorf("pki: %q must hold the intermediate and the root, not %d certificates", certFile, len(certs))
 	}
 	mid, root := certs[0], certs[1]
@@ -64,7 +71,38 @@ func Load(role Role, trustDomain, certFile, keyFile string) (*CA, error) {
 	if !key.owns(mid.PublicKey) {
 		return nil, fmt.Errorf("pki: key %q is not that of the intermediate in %q", keyFile, certFile)
 	}
-	return &CA{role, trustDomain, key, mid, root}, nil
+	ca := &CA{role: role, trustDomain: trustDomain, key: key, cert: mid, root: root}
+	if len(certs) == 4 {
+		if err := ca.setCross(certs[2], certs[3]); err != nil {
+			return nil, fmt.Errorf("reading %q: %w", certFile, err)
+		}
+	}
+	return ca, nil
+}
+
+func (ca *CA) setCross(cross, before *x509.Certificate) error {
+	if err := ca.role.check(cross, ca.trustDomain, 0); err != nil {
+		return err
+	}
+	if err := checkRoot(ca.role, ca.trustDomain, before); err != nil {
+		return err
+	}
+	if err := cross.CheckSignatureFrom(before); err != nil {
+		return errors.New("pki: the second certificate of the intermediate is not signed by the root that follows it")
+	}
+	if !bytes.Equal(cross.RawSubjectPublicKeyInfo, ca.cert.RawSubjectPublicKeyInfo) || !bytes.Equal(cross.RawSubject, ca.cert.RawSubject) {
+		return errors.New("pki: the second certificate is of another intermediate")
+	}
+	ca.cross, ca.before = cross, before
+	return nil
+}
+
+// path is the intermediate's certificates, which everybody needs who has a root.
+func (ca *CA) path() []*x509.Certificate {
+	if ca.cross == nil {
+		return []*x509.Certificate{ca.cert}
+	}
+	return []*x509.Certificate{ca.cert, ca.cross}
 }
 
 // SignAgent implements [Issuer]. Only the agent CA does it. A zero ttl means
@@ -93,7 +131,7 @@ func (ca *CA) SignAgent(ctx context.Context, csr *x509.CertificateRequest, agent
 	if err != nil {
 		return nil, err
 	}
-	return EncodeCertificates(leaf, ca.cert), nil
+	return EncodeCertificates(append([]*x509.Certificate{leaf}, ca.path()...)...), nil
 }
 
 // SignServer returns the PEM chain of a certificate with which a server or the
@@ -127,7 +165,11 @@ func (ca *CA) SignServer(pub crypto.PublicKey, hosts []string, service string, t
 	if err != nil {
 		return nil, err
 	}
-	return EncodeCertificates(leaf, ca.cert, ca.root), nil
+	chain := []*x509.Certificate{leaf, ca.cert, ca.root}
+	if ca.cross != nil {
+		chain = append(chain, ca.cross, ca.before)
+	}
+	return EncodeCertificates(chain...), nil
 }
 
 func (ca *CA) leaf(pub crypto.PublicKey, uris []*url.URL, hosts []string, ttl, byDefault time.Duration, now time.Time) (*x509.Certificate, error) {
@@ -173,10 +215,29 @@ func (ca *CA) Roots() []byte { return EncodeCertificates(ca.root) }
 func (ca *CA) RootHash() string { return RootHash(ca.root) }
 
 // Bundle returns what [Load] reads: the intermediate, then the root.
-func (ca *CA) Bundle() []byte { return EncodeCertificates(ca.cert, ca.root) }
+func (ca *CA) Bundle() []byte {
+	if ca.cross == nil {
+		return EncodeCertificates(ca.cert, ca.root)
+	}
+	return EncodeCertificates(ca.cert, ca.root, ca.cross, ca.before)
+}
+
+// Plain returns the CA without what [Root.Cross] added: what it signs chains to its
+// own root alone.
+func (ca *CA) Plain() *CA {
+	plain := *ca
+	plain.cross, plain.before = nil, nil
+	return &plain
+}
+
+// Root returns the root's certificate; do not change it.
+func (ca *CA) Root() *x509.Certificate { return ca.root }
 
 // Key returns the intermediate's private key.
 func (ca *CA) Key() *Key { return ca.key }
+
+// Certificate returns the intermediate's certificate; do not change it.
+func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
 
 // NotAfter returns when the intermediate ends.
 func (ca *CA) NotAfter() time.Time { return ca.cert.NotAfter }

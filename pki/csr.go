@@ -55,17 +55,8 @@ func CheckCSR(csr *x509.CertificateRequest, agent agentid.ID, trustDomain string
 	if _, err := agentURI(agent, trustDomain); err != nil {
 		return err
 	}
-	if csr == nil || len(csr.Raw) == 0 {
-		return denial.New(denial.BadInput, "no certificate request")
-	}
-	if !isP256(csr.PublicKey) {
-		return denial.New(denial.BadInput, "certificate request: key is not ECDSA on P-256")
-	}
-	if err := csr.CheckSignature(); err != nil {
-		return denial.New(denial.BadInput, "certificate request is not signed by its own key")
-	}
-	if !bytes.Equal(csr.RawSubject, emptyName) {
-		return denial.New(denial.BadInput, "certificate request: the subject must be empty (a common name is not an identity)")
+	if err := checkRequest(csr); err != nil {
+		return err
 	}
 	for _, e := range csr.Extensions {
 		if !e.Id.Equal(oidSAN) {
@@ -78,6 +69,24 @@ func CheckCSR(csr *x509.CertificateRequest, agent agentid.ID, trustDomain string
 	}
 	if got != agent {
 		return denial.New(denial.BadInput, "certificate request names agent %q, not %q", got, agent)
+	}
+	return nil
+}
+
+// checkRequest is what holds for every request: a key of the right kind that signed
+// it, and an empty subject.
+func checkRequest(csr *x509.CertificateRequest) error {
+	if csr == nil || len(csr.Raw) == 0 {
+		return denial.New(denial.BadInput, "no certificate request")
+	}
+	if !isP256(csr.PublicKey) {
+		return denial.New(denial.BadInput, "certificate request: key is not ECDSA on P-256")
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return denial.New(denial.BadInput, "certificate request is not signed by its own key")
+	}
+	if !bytes.Equal(csr.RawSubject, emptyName) {
+		return denial.New(denial.BadInput, "certificate request: the subject must be empty (a common name is not an identity)")
 	}
 	return nil
 }

@@ -55,6 +55,13 @@ func WriteFile(path string, data []byte) error {
 	return write(path, data, publicMode, true)
 }
 
+// ReadFile reads a regular public file, as one of certificates, of at most
+// limits.CertificateText bytes.
+func ReadFile(path string) ([]byte, error) {
+	data, _, err := read(path, false, limits.CertificateText)
+	return data, err
+}
+
 // ReadSecret reads a regular file of at most limits.SecretFile bytes, and
 // refuses it with a [ModeError] if its mode is wider than 0600.
 func ReadSecret(path string) ([]byte, error) {

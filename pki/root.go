@@ -22,9 +22,9 @@ const (
 	IntermediateTTL = 365 * 24 * time.Hour
 )
 
-// backdate is how long before its issue a certificate becomes valid, so that a
+// Backdate is how long before its issue a certificate becomes valid, so that a
 // peer whose clock is a little slow does not refuse a fresh one.
-const backdate = time.Minute
+const Backdate = time.Minute
 
 // Root is the key and certificate at the top of one authority. It signs
 // intermediates and nothing else, and its key belongs offline.
@@ -94,7 +94,31 @@ func (r *Root) Intermediate(now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &CA{r.role, r.trustDomain, key, cert, r.cert}, nil
+	return &CA{role: r.role, trustDomain: r.trustDomain, key: key, cert: cert, root: r.cert}, nil
+}
+
+// Cross returns the CA with its intermediate certified by r as well, the root that its
+// own replaces. What it signs from then on chains to either, so that nobody is refused
+// who knows one of them only, and servers and clients need not learn of the new root
+// at one moment.
+func (r *Root) Cross(ca *CA, now time.Time) (*CA, error) {
+	if err := within(r.cert, now); err != nil {
+		return nil, err
+	}
+	t, err := caTemplate(r.role, r.trustDomain, "intermediate", now, earlier(ca.cert.NotAfter, r.cert.NotAfter))
+	if err != nil {
+		return nil, err
+	}
+	t.MaxPathLenZero = true
+	cert, err := sign(t, r.cert, ca.key.Public(), r.key)
+	if err != nil {
+		return nil, err
+	}
+	both := ca.Plain()
+	if err := both.setCross(cert, r.cert); err != nil {
+		return nil, err
+	}
+	return both, nil
 }
 
 // Key returns the root's private key.
@@ -154,7 +178,7 @@ func template(now, notAfter time.Time) (*x509.Certificate, error) {
 	}
 	return &x509.Certificate{
 		SerialNumber:          new(big.Int).SetBytes(serial),
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              notAfter,
 		BasicConstraintsValid: true,
 	}, nil

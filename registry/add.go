@@ -24,6 +24,7 @@ type NewAgent struct {
 	Rights    Rights            `json:"rights"`
 	Depth     int               `json:"depth,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	Join      JoinRule          `json:"join,omitzero"`
 	Replace   bool              `json:"replace,omitempty"` // new keys for a revoked name
 }
 
@@ -60,7 +61,7 @@ func (s *Store) Add(ctx context.Context, n NewAgent, by string) (*Agent, error) 
 	a := &Agent{
 		Agent: n.Agent, Status: Pending, Epoch: 1, Revision: 1,
 		AgentKind: n.Kind, Heartbeat: n.Heartbeat, Readmit: n.Readmit, Sessions: n.Sessions.written(), Stock: n.Stock,
-		Rights: n.Rights.Union(Rights{}), Depth: n.Depth, Labels: n.Labels,
+		Rights: n.Rights.Union(Rights{}), Depth: n.Depth, Labels: n.Labels, Join: n.Join,
 	}
 	if err := a.checkSettings(); err != nil {
 		return nil, err

@@ -9,7 +9,6 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/jws"
-	"github.com/sealmesh/sealmesh/internal/limits"
 )
 
 // Founder is an agent that exists before the registry does: the first admin,
@@ -20,6 +19,8 @@ type Founder struct {
 	Curve    string    `json:"curve"`
 	Serial   string    `json:"serial"`
 	NotAfter time.Time `json:"not_after"`
+	CA       string    `json:"ca,omitempty"`    // pki.RootHash of its certificate's root
+	Trust    uint64    `json:"trust,omitempty"` // version of the trust document that it was made with
 }
 
 // Found brings the registry up: the control plane's own record, the signing-key
@@ -46,11 +47,7 @@ func (s *Store) Found(ctx context.Context, controlKey, controlCurve string, foun
 			}
 		}
 	}
-	ring := JoinRing(s.cfg.Ring.Certificates())
-	if len(ring) > limits.Chain {
-		return denial.New(denial.TooLarge, "signing-key certificates take %d bytes, more than %d", len(ring), limits.Chain)
-	}
-	return s.publish(ctx, AgentsBucket, RingKey, []byte(ring), 0)
+	return s.PublishKeys(ctx)
 }
 
 func (s *Store) found(ctx context.Context, f Founder) error {
@@ -65,7 +62,7 @@ func (s *Store) found(ctx context.Context, f Founder) error {
 	if err != nil {
 		return err
 	}
-	if err := s.SetCertificate(ctx, f.Agent.Agent, i.Instance, f.Serial, f.NotAfter); err != nil {
+	if err := s.SetCertificate(ctx, f.Agent.Agent, i.Instance, Certificate{Serial: f.Serial, NotAfter: f.NotAfter, CA: f.CA, Trust: f.Trust}); err != nil {
 		return err
 	}
 	_, err = s.changeAgent(ctx, f.Agent.Agent, agentid.Control.String(), "founded", func(a *Agent) error {
@@ -102,7 +99,20 @@ func (s *Store) foundControl(ctx context.Context, key, curve string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.register(ctx, registration{agent: agentid.Control, since: since, key: key, curve: curve, reason: "founded", newCurve: true})
+	// Nobody seals anything to the control plane, so the curve key of its passport
+	// stays what it was: another one would take a new epoch, and all replicas that run
+	// would be refused.
+	old, err := s.Instance(ctx, agentid.Control, agentid.InstanceOf(key))
+	if err == nil {
+		p, err := old.Identity(s.Ring(), s.cfg.Clock())
+		if err != nil {
+			return err
+		}
+		curve = p.Curve
+	} else if !errors.Is(err, denial.UnlistedKey) {
+		return err
+	}
+	_, err = s.register(ctx, registration{agent: agentid.Control, since: since, key: key, curve: curve, reason: "founded"})
 	return err
 }
 
@@ -128,7 +138,7 @@ func (s *Store) writeTick(ctx context.Context, least time.Duration, replaySince 
 	e, err := s.leaderRead(ctx, AgentsBucket, TickKey)
 	switch {
 	case err == nil:
-		old, err := DecodeTick(string(e.value), s.cfg.Ring, now)
+		old, err := DecodeTick(string(e.value), s.Ring(), now)
 		if err != nil {
 			return fmt.Errorf("registry: tick: %w", err)
 		}
@@ -171,16 +181,17 @@ func (s *Store) writeTick(ctx context.Context, least time.Duration, replaySince 
 func floorOfTick(t *Tick) Floor { return Floor{Epoch: t.Incarnation, Revision: t.Revision} }
 
 func (s *Store) signTick(t Tick, changed []EpochEntry, now time.Time) (string, error) {
+	k := s.signing()
 	for {
 		t.Head = jws.Head{Kind: kindTick, IssuedAt: now.Unix()}
 		t.Changed = changed
-		text, err := jws.Sign(&t, s.cfg.Records)
+		text, err := jws.Sign(&t, k.Records)
 		if errors.Is(err, denial.TooLarge) && len(changed) > 0 {
 			changed = changed[(len(changed)+7)/8:]
 			continue
 		}
 		if err == nil {
-			_, err = DecodeTick(text, s.cfg.Ring, now)
+			_, err = DecodeTick(text, k.Ring, now)
 		}
 		return text, err
 	}

@@ -26,7 +26,7 @@ import (
 // stored: who reads a backlog has to see that it was published while the right
 // ran. Storing it again is no error.
 func (s *Store) PutChain(ctx context.Context, c *capability.Chain) error {
-	ttl := ttlUntil(c.Expires(), s.cfg.Clock())
+	ttl := ttlUntil(tokenEnd(c), s.cfg.Clock())
 	if ttl <= 0 {
 		return denial.New(denial.TokenExpired, "chain has ended")
 	}
@@ -42,6 +42,14 @@ func (s *Store) PutChain(ctx context.Context, c *capability.Chain) error {
 	}
 	_, err = s.create(ctx, ChainsBucket, c.Digest(), []byte(c.Text()), ttl+after)
 	return err
+}
+
+// tokenEnd is when the chain's own tokens end. It may be worth nothing before that,
+// because a signing key in it ends, and again something when that key is certified
+// for longer.
+func tokenEnd(c *capability.Chain) time.Time {
+	hops := c.Hops()
+	return hops[len(hops)-1].Expires
 }
 
 // backlog is how long events may be stored that the chain lets its holder
@@ -75,7 +83,7 @@ func publishes(s capability.Scope) bool { return s.Verb() == "publish" }
 // only so many stored that are not ended.
 func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capability.Chain, error) {
 	now := s.cfg.Clock()
-	c, err := capability.Verify(text, s.cfg.Ring, now)
+	c, err := capability.Verify(text, s.Ring(), now)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +106,7 @@ func (s *Store) Upload(ctx context.Context, by agentid.ID, text string) (*capabi
 	if last.By != by {
 		index, check = tookKey(by, c.Digest()), s.checkTaken
 	}
-	if _, err := s.create(ctx, ChainsBucket, index, []byte(last.Token), ttlUntil(c.Expires(), now)); err != nil {
+	if _, err := s.create(ctx, ChainsBucket, index, []byte(last.Token), ttlUntil(tokenEnd(c), now)); err != nil {
 		return nil, err
 	}
 	if err := check(ctx, by); err != nil {
@@ -121,7 +129,7 @@ func (s *Store) keepAfter(ctx context.Context, by agentid.ID, c *capability.Chai
 		return err
 	}
 	index := keptKey(by, c.Digest())
-	if _, err := s.create(ctx, ChainsBucket, index, []byte(c.Digest()), ttlUntil(c.Expires(), now)+after); err != nil {
+	if _, err := s.create(ctx, ChainsBucket, index, []byte(c.Digest()), ttlUntil(tokenEnd(c), now)+after); err != nil {
 		return err
 	}
 	keys, err := s.keys(ctx, ChainsBucket, keptKey(by, "*"))
@@ -174,7 +182,7 @@ func (s *Store) Chain(ctx context.Context, digest string) (*capability.Chain, er
 	if err != nil {
 		return nil, err
 	}
-	c, err := capability.Verify(text, s.cfg.Ring, s.cfg.Clock())
+	c, err := capability.Verify(text, s.Ring(), s.cfg.Clock())
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +310,7 @@ func (d *directory) SignerStanding(id agentid.ID, key string) error {
 	if err := i.Belongs(a); err != nil {
 		return err
 	}
-	return SignerStanding(i, key, d.store.cfg.Ring, d.store.cfg.Clock())
+	return SignerStanding(i, key, d.store.Ring(), d.store.cfg.Clock())
 }
 
 func (d *directory) TokenLive(holder agentid.ID, token string) error {

@@ -36,7 +36,7 @@ func (s *Store) SignGone(agent agentid.ID, instance agentid.Instance, e envelope
 	return jws.Sign(&Gone{
 		Head:  jws.Head{Kind: kindGone, IssuedAt: s.cfg.Clock().Unix()},
 		Agent: agent, Instance: instance, Epoch: e.String(), At: at.UnixMilli(),
-	}, s.cfg.Records)
+	}, s.signing().Records)
 }
 
 // DecodeGone reads and verifies what is said of one instance, at a time at which it

@@ -158,7 +158,19 @@ type Enrolment struct {
 	Agent agentid.ID
 	Key   string // public nkey, U…
 	Curve string // public curve key, X…
+	TLS   string // hash of the TLS key's SPKI, as BindTLSKey takes it
 	Host  string
+}
+
+func (e Enrolment) registration() (registration, error) {
+	if err := mayOperate(e.Agent); err != nil {
+		return registration{}, err
+	}
+	r := registration{agent: e.Agent, key: e.Key, curve: e.Curve, tls: e.TLS, host: e.Host, reason: "enrolled"}
+	if !jws.IsDigest(e.TLS) {
+		return registration{}, denial.New(denial.BadInput, "enrolment needs a TLS key")
+	}
+	return r, r.check()
 }
 
 // Enrol uses a join token once and registers the instance. The same key may
@@ -166,18 +178,22 @@ type Enrolment struct {
 // another key needs a use of its own. The agent becomes active with its first
 // instance. What is refused for another cause than the token costs no use.
 func (s *Store) Enrol(ctx context.Context, e Enrolment) (*Agent, *Instance, error) {
-	if err := mayOperate(e.Agent); err != nil {
-		return nil, nil, err
-	}
-	r := registration{agent: e.Agent, key: e.Key, curve: e.Curve, host: e.Host, reason: "enrolled"}
-	if err := r.check(); err != nil {
-		return nil, nil, err
-	}
-	since, err := s.useJoin(ctx, e, r)
+	r, err := e.registration()
 	if err != nil {
 		return nil, nil, err
 	}
-	r.since = since
+	if r.since, err = s.useJoin(ctx, e, r); err != nil {
+		return nil, nil, err
+	}
+	return s.enter(ctx, r, func(*Agent) error { return nil })
+}
+
+// enter registers the instance of whoever was let in, and makes the agent active
+// with its first one. still refuses an agent that would not let it in any more.
+func (s *Store) enter(ctx context.Context, r registration, still func(*Agent) error) (*Agent, *Instance, error) {
+	if err := s.BindTLSKey(ctx, r.agent, r.instance(), r.tls); err != nil {
+		return nil, nil, err
+	}
 	i, err := s.register(ctx, r)
 	if err != nil {
 		return nil, nil, err
@@ -185,9 +201,16 @@ func (s *Store) Enrol(ctx context.Context, e Enrolment) (*Agent, *Instance, erro
 	// Last seconds count: the agent may have been revoked since the token was
 	// used, and its name given new keys. The instance carries the old Since, so it
 	// is worth nothing by itself; it is revoked to say so.
-	a, err := s.changeAgent(ctx, e.Agent, e.Agent.String(), "enrolled", func(a *Agent) error {
-		if a.Status == Revoked || a.Since != since {
-			return denial.New(denial.Revoked, "agent %q was revoked meanwhile", e.Agent)
+	var gone error
+	a, err := s.changeAgent(ctx, r.agent, r.agent.String(), "enrolled", func(a *Agent) error {
+		gone = nil
+		if a.Status == Revoked || a.Since != r.since {
+			gone = denial.New(denial.Revoked, "agent %q was revoked meanwhile", r.agent)
+		} else {
+			gone = still(a)
+		}
+		if gone != nil {
+			return gone
 		}
 		if a.Status != Pending {
 			return errUnchanged
@@ -195,9 +218,10 @@ func (s *Store) Enrol(ctx context.Context, e Enrolment) (*Agent, *Instance, erro
 		a.Status = Active
 		return nil
 	})
-	if errors.Is(err, denial.Revoked) {
-		_, cut := s.RevokeInstance(ctx, e.Agent, i.Instance, agentid.Control.String(), "agent was revoked while this enrolled")
-		return nil, nil, errors.Join(err, cut)
+	// Whoever has had a certificate was let in before, and comes again.
+	if gone != nil && (denial.Of(gone) == denial.Revoked || i.NotAfter == 0) {
+		_, cut := s.RevokeInstance(ctx, r.agent, i.Instance, agentid.Control.String(), "the agent changed while this enrolled")
+		return nil, nil, errors.Join(gone, cut)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -267,9 +291,9 @@ type registration struct {
 	agent      agentid.ID
 	since      uint64
 	key, curve string
+	tls        string // hash of the SPKI; empty for those that are made with the mesh
 	host       string
 	reason     string
-	newCurve   bool // the key may come with another curve key than before
 }
 
 func (r registration) instance() agentid.Instance { return agentid.InstanceOf(r.key) }
@@ -293,11 +317,15 @@ func (s *Store) registrable(ctx context.Context, r registration) error {
 	if err != nil && !errors.Is(err, errNoEntry) {
 		return err
 	}
+	if r.tls != "" {
+		if _, err := s.tlsOwner(ctx, r.tls, InstanceKey(r.agent, r.instance())); err != nil {
+			return err
+		}
+	}
 	old, err := s.Instance(ctx, r.agent, r.instance())
 	switch {
 	case err == nil:
-		_, err = s.accept(old, r)
-		return err
+		return s.accept(old, r)
 	case !errors.Is(err, denial.UnlistedKey):
 		return err
 	}
@@ -308,14 +336,24 @@ func (s *Store) registrable(ctx context.Context, r registration) error {
 // count.
 func (s *Store) checkInstances(ctx context.Context, id agentid.ID) error {
 	keys, err := s.keys(ctx, AgentsBucket, id.String()+".*")
-	if err != nil || len(keys) < limits.Instances {
-		return err // what was revoked need not be told apart
+	if err != nil {
+		return err
+	}
+	// Which of those that come and go are known to be gone, nobody reads again.
+	keys = slices.DeleteFunc(keys, func(key string) bool { return s.isReaped(key) || s.isGone(key) })
+	if len(keys) < limits.Instances {
+		return nil // what was revoked need not be told apart
 	}
 	list, err := s.Instances(ctx, id)
 	if err != nil {
 		return err
 	}
-	list = slices.DeleteFunc(list, func(i *Instance) bool { return i.State == InstanceRevoked })
+	list = slices.DeleteFunc(list, func(i *Instance) bool {
+		if i.State == InstanceRevoked {
+			s.noteGone(InstanceKey(id, i.Instance))
+		}
+		return i.State == InstanceRevoked
+	})
 	if len(list) >= limits.Instances {
 		return denial.New(denial.QuotaExceeded, "agent %q has %d instances; revoke those that are gone", id, len(list))
 	}
@@ -332,22 +370,21 @@ func (r registration) owns(binding []byte) error {
 	return nil
 }
 
-// accept reports whether the record that is there is the registration's own, and
-// whether its curve key is another by now.
-func (s *Store) accept(old *Instance, r registration) (recurve bool, err error) {
-	p, err := old.Identity(s.cfg.Ring, s.cfg.Clock())
+// accept refuses a registration for which there is a record that is not its own.
+func (s *Store) accept(old *Instance, r registration) error {
+	p, err := old.Identity(s.Ring(), s.cfg.Clock())
 	if err != nil {
-		return false, err
+		return err
 	}
 	switch {
 	case p.Key != r.key:
-		return false, denial.New(denial.AlreadyExists, "another key of %q has the instance ID %s; make new keys", r.agent, old.Instance)
+		return denial.New(denial.AlreadyExists, "another key of %q has the instance ID %s; make new keys", r.agent, old.Instance)
 	case old.Since != r.since, old.State.Standing() != nil && old.State != InstanceExpired:
-		return false, denial.New(denial.Revoked, "instance %s/%s is revoked; make new keys", r.agent, old.Instance)
-	case p.Curve != r.curve && !r.newCurve:
-		return false, denial.New(denial.AlreadyExists, "instance %s/%s has another curve key; make new keys", r.agent, old.Instance)
+		return denial.New(denial.Revoked, "instance %s/%s is revoked; make new keys", r.agent, old.Instance)
+	case p.Curve != r.curve:
+		return denial.New(denial.AlreadyExists, "instance %s/%s has another curve key; make new keys", r.agent, old.Instance)
 	}
-	return p.Curve != r.curve, nil
+	return nil
 }
 
 // register writes the instance of a key, once; where it is there already it
@@ -368,7 +405,7 @@ func (s *Store) register(ctx context.Context, r registration) (*Instance, error)
 			return nil, err
 		}
 	}
-	passport, err := capability.IssuePassport(s.cfg.Records, r.agent, r.key, r.curve, s.cfg.Clock())
+	passport, err := capability.IssuePassport(s.signing().Records, r.agent, r.key, r.curve, s.cfg.Clock())
 	if err != nil {
 		return nil, err
 	}
@@ -376,16 +413,8 @@ func (s *Store) register(ctx context.Context, r registration) (*Instance, error)
 	err = s.retry(ctx, InstanceKey(r.agent, inst), func() error {
 		old, seq, err := s.readInstance(ctx, r.agent, inst)
 		if err == nil {
-			recurve, err := s.accept(old, r)
-			if err == nil && recurve {
-				old, err = s.changeInstance(ctx, r.agent, inst, r.agent.String(), r.reason, func(i *Instance) error {
-					i.Passport = passport
-					i.Epoch++
-					return nil
-				})
-			}
 			out = old
-			return err
+			return s.accept(old, r)
 		}
 		if !errors.Is(err, denial.UnlistedKey) {
 			return err
@@ -404,12 +433,12 @@ func (s *Store) register(ctx context.Context, r registration) (*Instance, error)
 }
 
 // SetCertificate records the newest certificate of an instance.
-func (s *Store) SetCertificate(ctx context.Context, id agentid.ID, inst agentid.Instance, serial string, notAfter time.Time) error {
+func (s *Store) SetCertificate(ctx context.Context, id agentid.ID, inst agentid.Instance, c Certificate) error {
 	_, err := s.changeInstance(ctx, id, inst, id.String(), "certificate issued", func(i *Instance) error {
 		if err := i.State.Standing(); err != nil && i.State != InstanceExpired {
 			return denial.New(denial.Of(err), "instance %s/%s is %s", id, inst, i.State)
 		}
-		i.Serial, i.NotAfter = plain(serial), notAfter.Unix()
+		i.Serial, i.NotAfter, i.CA, i.Trust = plain(c.Serial), c.NotAfter.Unix(), plain(c.CA), c.Trust
 		return nil
 	})
 	return err

@@ -274,7 +274,7 @@ func TestSetCertificate(t *testing.T) {
 	w := newWorld(t)
 	s := w.store()
 	inst := w.reach(s, registry.Active)
-	if err := s.SetCertificate(w.ctx(), bob, inst, "0a", start.Add(time.Hour)); err != nil {
+	if err := s.SetCertificate(w.ctx(), bob, inst, registry.Certificate{Serial: "0a", NotAfter: start.Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	i := w.instance(s, bob, inst)

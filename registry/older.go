@@ -62,7 +62,7 @@ func (s *Store) WentBack(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	t, err := DecodeTick(string(e.value), s.cfg.Ring, s.cfg.Clock())
+	t, err := DecodeTick(string(e.value), s.Ring(), s.cfg.Clock())
 	if err != nil {
 		return false, fmt.Errorf("registry: tick: %w", err)
 	}

@@ -62,7 +62,7 @@ func (s *Store) Delegations(ctx context.Context, id agentid.ID) ([]*capability.C
 		if !strings.Contains(string(value), "~") {
 			return nil // a root token alone
 		}
-		c, err := capability.Verify(string(value), s.cfg.Ring, s.cfg.Clock())
+		c, err := capability.Verify(string(value), s.Ring(), s.cfg.Clock())
 		if err != nil {
 			return nil
 		}

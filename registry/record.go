@@ -95,6 +95,7 @@ type Agent struct {
 	Voided    []Void            `json:"voided,omitempty"`
 	Durables  []Durable         `json:"durables,omitempty"`
 	Removed   bool              `json:"removed,omitempty"` // hidden from lists; always revoked
+	Join      JoinRule          `json:"join,omitzero"`     // whom it takes without a join token
 	Changed   Change            `json:"changed"`
 }
 
@@ -110,7 +111,10 @@ type Instance struct {
 	State    State            `json:"state"`
 	Serial   string           `json:"serial,omitempty"`    // of the newest certificate
 	NotAfter int64            `json:"not_after,omitempty"` // of that certificate, Unix seconds
+	CA       string           `json:"ca,omitempty"`        // pki.RootHash of the root that it chains to
+	Trust    uint64           `json:"trust,omitempty"`     // version of the trust document that it had then
 	Host     string           `json:"host,omitempty"`
+	Reaped   bool             `json:"reaped,omitempty"` // gone by itself and hidden from lists; always revoked
 	Changed  Change           `json:"changed"`
 
 	// What coming back from expired again and again costs; see [Instance.Flapping].
@@ -142,6 +146,7 @@ const (
 	TickKey   = "sealmesh.tick"
 	RingKey   = "sealmesh.keys"
 	TopicsKey = "sealmesh.topics"
+	TrustKey  = "sealmesh.trust"
 )
 
 // InstanceKey is the bucket key of an instance's record.

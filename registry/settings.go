@@ -20,6 +20,7 @@ type Settings struct {
 	Stock     *bool              `json:"stock,omitempty"`
 	Depth     *int               `json:"depth,omitempty"`  // DefaultDepth where zero
 	Labels    *map[string]string `json:"labels,omitempty"` // all of them
+	Join      *JoinRule          `json:"join,omitempty"`   // the zero rule takes it away
 }
 
 // Set changes an agent's settings; what they are already changes nothing.
@@ -94,6 +95,9 @@ func (set Settings) apply(a *Agent) {
 	if set.Labels != nil {
 		a.Labels = maps.Clone(*set.Labels)
 	}
+	if set.Join != nil {
+		a.Join = *set.Join
+	}
 }
 
 // checkSettings refuses settings that no agent may have, and leaves one spelling
@@ -117,6 +121,9 @@ func (a *Agent) checkSettings() error {
 	if len(a.Labels) == 0 {
 		a.Labels = nil
 	}
+	if err := a.Join.Check(); err != nil {
+		return err
+	}
 	return checkLabels(a.Labels)
 }
 
@@ -130,7 +137,7 @@ func (s Sessions) written() Sessions {
 
 func (a *Agent) sameSettings(o *Agent) bool {
 	return a.AgentKind == o.AgentKind && a.Heartbeat == o.Heartbeat && a.Readmit == o.Readmit && a.Sessions == o.Sessions &&
-		a.Stock == o.Stock && a.Depth == o.Depth && maps.Equal(a.Labels, o.Labels)
+		a.Stock == o.Stock && a.Depth == o.Depth && a.Join == o.Join && maps.Equal(a.Labels, o.Labels)
 }
 
 // setDepth brings the root tokens in line with the depth that the record now

@@ -42,7 +42,7 @@ func (s *Store) Standing(ctx context.Context, id agentid.ID, after agentid.Insta
 	records = map[agentid.Instance]string{}
 	err = s.eachOf(ctx, AgentsBucket, page, func(key string, value []byte) error {
 		agent, inst, _ := splitInstanceKey(key)
-		i, err := DecodeInstance(string(value), agent, inst, s.cfg.Ring, s.cfg.Clock())
+		i, err := DecodeInstance(string(value), agent, inst, s.Ring(), s.cfg.Clock())
 		if err == nil {
 			err = s.raise(key, floorOfInstance(i), least[key])
 		}

@@ -103,7 +103,7 @@ func TestStateMachine(t *testing.T) {
 		{"leave", func(x try) error { return x.s.Leave(x.ctx(), bob, x.inst) },
 			[5]outcome{no(denial.UnlistedKey), to(A, 0), to(S, 0), to(E, 0), to(R, 0)}},
 		{"set a certificate", func(x try) error {
-			return x.s.SetCertificate(x.ctx(), bob, x.inst, "01", start.Add(time.Hour))
+			return x.s.SetCertificate(x.ctx(), bob, x.inst, registry.Certificate{Serial: "01", NotAfter: start.Add(time.Hour)})
 		}, [5]outcome{no(denial.UnlistedKey), to(A, 0), to(S, 0), to(E, 0), no(denial.Revoked)}},
 		{"end a delegation", func(x try) error {
 			_, err := x.s.EndDelegation(x.ctx(), bob, strings.Repeat("A", 43), start.Add(time.Hour))

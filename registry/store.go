@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,12 +32,14 @@ const (
 // DefaultTokenTTL is how long a root token lives unless configured.
 const DefaultTokenTTL = 30 * 24 * time.Hour
 
-// Config is what a Store needs. All fields but TokenTTL, Replicas and Memory are
-// required.
+// Config is what a Store needs. All fields but List, Leaving, TokenTTL, Replicas and Memory
+// are required. The keys are those of the beginning: see [Store.SetKeys].
 type Config struct {
 	Conn     *nats.Conn // in the control plane's account
 	Space    subject.Space
 	Ring     *capability.Keyring
+	List     []string // as in [Keys], like Leaving
+	Leaving  []string
 	Records  jws.Signer // signs records, passports and ticks
 	Tokens   jws.Signer // signs root tokens
 	Clock    func() time.Time
@@ -52,11 +55,17 @@ type Store struct {
 	js     jetstream.JetStream
 	agents jetstream.KeyValue // for watching; all else goes by raw requests
 
+	current atomic.Pointer[signing]
+	taking  sync.Mutex // one takes other keys into use
+
 	mu     sync.Mutex
 	floors map[string]Floor // by key of a record
 	older  map[string]Older // records that are below theirs, by key
 	gone   map[string]bool  // instances that never come back, by key of their record
+	reaped map[string]bool  // instances that no list has any more, by key of their record
 	since  int64            // the highest replay time of a tick
+
+	entering sync.Mutex // over enrolments by join rules
 }
 
 // Open creates the buckets that are missing and returns the store. It does not
@@ -101,8 +110,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 // the server, so that a server without JetStream is found out by what is asked of
 // it later. A store that was attached does not watch.
 func Attach(cfg Config) (*Store, error) {
-	if cfg.Conn == nil || cfg.Ring == nil || cfg.Records == nil || cfg.Tokens == nil || cfg.Clock == nil {
-		return nil, errors.New("registry: connection, keyring, records key, tokens key and clock are required")
+	if cfg.Conn == nil || cfg.Clock == nil {
+		return nil, errors.New("registry: connection and clock are required")
+	}
+	signing, err := Keys{Ring: cfg.Ring, List: cfg.List, Leaving: cfg.Leaving, Records: cfg.Records, Tokens: cfg.Tokens}.named()
+	if err != nil {
+		return nil, err
 	}
 	if cfg.Space.Prefix() == "" || cfg.TokenTTL < 0 {
 		return nil, errors.New("registry: a subject space and a token lifetime that is not negative are required")
@@ -117,13 +130,11 @@ func Attach(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	s := &Store{cfg: cfg, js: js, floors: map[string]Floor{}, older: map[string]Older{}, gone: map[string]bool{}}
+	s := &Store{cfg: cfg, js: js, floors: map[string]Floor{}, older: map[string]Older{}, gone: map[string]bool{}, reaped: map[string]bool{}}
+	s.current.Store(signing)
 	s.recall()
 	return s, nil
 }
-
-// Ring returns the keyring that the store's documents verify against.
-func (s *Store) Ring() *capability.Keyring { return s.cfg.Ring }
 
 // Agent reads an agent's record from the leader; denial.UnlistedAgent if there
 // is none.
@@ -154,7 +165,7 @@ func (s *Store) readAgent(ctx context.Context, id agentid.ID) (*Agent, uint64, e
 	if err != nil {
 		return nil, 0, err
 	}
-	a, err := DecodeAgent(string(e.value), id, s.cfg.Ring, s.cfg.Clock())
+	a, err := DecodeAgent(string(e.value), id, s.Ring(), s.cfg.Clock())
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: record of %q: %w", id, err)
 	}
@@ -191,7 +202,7 @@ func (s *Store) readInstance(ctx context.Context, id agentid.ID, inst agentid.In
 	if err != nil {
 		return nil, 0, err
 	}
-	i, err := DecodeInstance(string(e.value), id, inst, s.cfg.Ring, s.cfg.Clock())
+	i, err := DecodeInstance(string(e.value), id, inst, s.Ring(), s.cfg.Clock())
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: record of %s/%s: %w", id, inst, err)
 	}
@@ -307,11 +318,12 @@ func (s *Store) stamp(c *Change, by, reason string) {
 // means that there must be none. It returns errLost if there is another.
 func (s *Store) writeAgent(ctx context.Context, a *Agent, seq uint64) error {
 	a.Head = jws.Head{Kind: kindAgent, IssuedAt: s.cfg.Clock().Unix()}
-	text, err := jws.Sign(a, s.cfg.Records)
+	k := s.signing() // it may be replaced in between
+	text, err := jws.Sign(a, k.Records)
 	if err == nil {
 		// What nobody can read must not replace what everybody can: a records key
 		// whose time is over, or a text with a second spelling.
-		_, err = DecodeAgent(text, a.Agent, s.cfg.Ring, s.cfg.Clock())
+		_, err = DecodeAgent(text, a.Agent, k.Ring, s.cfg.Clock())
 	}
 	if err != nil {
 		return fmt.Errorf("registry: record of %q: %w", a.Agent, err)
@@ -325,9 +337,10 @@ func (s *Store) writeAgent(ctx context.Context, a *Agent, seq uint64) error {
 
 func (s *Store) writeInstance(ctx context.Context, i *Instance, seq uint64) error {
 	i.Head = jws.Head{Kind: kindInstance, IssuedAt: s.cfg.Clock().Unix()}
-	text, err := jws.Sign(i, s.cfg.Records)
+	k := s.signing()
+	text, err := jws.Sign(i, k.Records)
 	if err == nil {
-		_, err = DecodeInstance(text, i.Agent, i.Instance, s.cfg.Ring, s.cfg.Clock())
+		_, err = DecodeInstance(text, i.Agent, i.Instance, k.Ring, s.cfg.Clock())
 	}
 	if err != nil {
 		return fmt.Errorf("registry: record of %s/%s: %w", i.Agent, i.Instance, err)
@@ -350,7 +363,7 @@ func (s *Store) Agents(ctx context.Context, removed bool) ([]*Agent, error) {
 		if err != nil {
 			return nil // not an agent's key
 		}
-		a, err := DecodeAgent(string(value), id, s.cfg.Ring, s.cfg.Clock())
+		a, err := DecodeAgent(string(value), id, s.Ring(), s.cfg.Clock())
 		if err != nil {
 			bad = append(bad, fmt.Errorf("registry: record of %q: %w", id, err))
 			return nil
@@ -364,27 +377,51 @@ func (s *Store) Agents(ctx context.Context, removed bool) ([]*Agent, error) {
 	return out, errors.Join(append(bad, err)...)
 }
 
-// Instances lists the instances of one agent, or of all where id is zero. Where
-// a record does not verify it returns the others and an error that names it. One
-// that is older than one that was seen has the state and the epoch of that one.
+// Instances lists the instances of one agent, or of all where id is zero, without
+// those that were reaped. Where a record does not verify it returns the others and
+// an error that names it. One that is older than one that was seen has the state
+// and the epoch of that one.
 func (s *Store) Instances(ctx context.Context, id agentid.ID) ([]*Instance, error) {
+	return s.instances(ctx, id, false)
+}
+
+// InstancesEver is Instances with those that were reaped: what they signed while
+// they lived is theirs.
+func (s *Store) InstancesEver(ctx context.Context, id agentid.ID) ([]*Instance, error) {
+	return s.instances(ctx, id, true)
+}
+
+func (s *Store) instances(ctx context.Context, id agentid.ID, reaped bool) ([]*Instance, error) {
 	filter := "*.*"
 	if !id.IsZero() {
 		filter = id.String() + ".*"
 	}
+	keys, err := s.keys(ctx, AgentsBucket, filter)
+	if err != nil {
+		return nil, err
+	}
+	if !reaped {
+		keys = slices.DeleteFunc(keys, s.isReaped)
+	}
 	var out []*Instance
 	var bad []error
-	err := s.each(ctx, AgentsBucket, filter, func(key string, value []byte) error {
+	err = s.eachOf(ctx, AgentsBucket, keys, func(key string, value []byte) error {
 		agent, inst, ok := splitInstanceKey(key)
 		if !ok {
 			return nil
 		}
-		i, err := DecodeInstance(string(value), agent, inst, s.cfg.Ring, s.cfg.Clock())
+		i, err := DecodeInstance(string(value), agent, inst, s.Ring(), s.cfg.Clock())
 		if err != nil {
 			bad = append(bad, fmt.Errorf("registry: record of %s: %w", key, err))
 			return nil
 		}
 		s.liftInstance(i)
+		if i.Reaped {
+			s.noteReaped(key)
+			if !reaped {
+				return nil
+			}
+		}
 		out = append(out, i)
 		return nil
 	})

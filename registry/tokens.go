@@ -24,15 +24,15 @@ func (s *Store) issueRoot(ctx context.Context, id agentid.ID, r Rights, depth in
 	if len(caps) == 0 {
 		return "", nil
 	}
-	now := s.cfg.Clock()
-	text, err := capability.IssueRoot(s.cfg.Tokens, capability.Root{
+	now, k := s.cfg.Clock(), s.signing()
+	text, err := capability.IssueRoot(k.Tokens, capability.Root{
 		Agent: id, Capabilities: caps, Delegatable: may, Depth: tokenDepth(r, depth),
 		NotBefore: now.Add(-limits.Ahead), Expires: now.Add(s.cfg.TokenTTL),
 	}, now)
 	if err != nil {
 		return "", err
 	}
-	c, err := capability.Verify(text, s.cfg.Ring, now)
+	c, err := capability.Verify(text, k.Ring, now)
 	if err != nil {
 		return "", fmt.Errorf("registry: token just issued does not verify: %w", err)
 	}
@@ -111,32 +111,39 @@ func (s *Store) RenewTokens(ctx context.Context) error {
 		if a.Status == Revoked || len(a.Tokens) == 0 && !a.Rights.scoped() {
 			continue
 		}
-		issue := s.rootIssuer(ctx, a.Agent)
-		_, err := s.changeAgent(ctx, a.Agent, agentid.Control.String(), "tokens renewed", func(a *Agent) error {
-			if a.Status == Revoked || len(a.Tokens) == 0 && !a.Rights.scoped() {
-				return errUnchanged
-			}
-			return s.renewTokens(ctx, a, issue)
-		})
+		_, err := s.RenewTokensOf(ctx, a.Agent)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
+// RenewTokensOf is RenewTokens for one agent, and returns its record.
+func (s *Store) RenewTokensOf(ctx context.Context, id agentid.ID) (*Agent, error) {
+	issue := s.rootIssuer(ctx, id)
+	return s.changeAgent(ctx, id, agentid.Control.String(), "tokens renewed", func(a *Agent) error {
+		if a.Status == Revoked || len(a.Tokens) == 0 && !a.Rights.scoped() {
+			return errUnchanged
+		}
+		return s.renewTokens(ctx, a, issue)
+	})
+}
+
 func (s *Store) renewTokens(ctx context.Context, a *Agent, issue func(Rights, int) (string, error)) error {
-	now := s.cfg.Clock()
+	now, k := s.cfg.Clock(), s.signing()
+	// Nothing that is issued now would outlive the key that signs it.
+	half := s.signingUntil(now).Sub(now) / 2
 	var live []*capability.Chain
 	fresh := false
 	for _, digest := range a.Tokens {
 		c, err := s.Chain(ctx, digest)
 		switch {
-		case denial.Of(err) == denial.UnknownChain, denial.Of(err) == denial.TokenExpired:
-			continue // ended
+		case denial.Of(err) == denial.UnknownChain, denial.Of(err) == denial.TokenExpired, denial.Of(err) == denial.UnknownSigner:
+			continue // ended, or its signing key was taken away
 		case err != nil:
 			return err
 		}
 		live = append(live, c)
-		fresh = fresh || c.Expires().Sub(now) > s.cfg.TokenTTL/2 && covers(c, a.Rights)
+		fresh = fresh || c.Expires().Sub(now) > half && covers(c, a.Rights) && !slices.Contains(k.Leaving, c.Hops()[0].Key)
 	}
 	if fresh && len(live) == len(a.Tokens) {
 		return errUnchanged

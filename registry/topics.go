@@ -82,7 +82,7 @@ func (s *Store) readTopics(ctx context.Context) (*Topics, uint64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	t, err := DecodeTopics(string(e.value), s.cfg.Ring, s.cfg.Clock())
+	t, err := DecodeTopics(string(e.value), s.Ring(), s.cfg.Clock())
 	if err != nil {
 		return nil, 0, fmt.Errorf("registry: list of topics: %w", err)
 	}
@@ -155,21 +155,26 @@ func (s *Store) changeTopics(ctx context.Context, by, reason string, f func(*Top
 		}
 		t.Revision++
 		s.stamp(&t.Changed, by, reason)
-		t.Head = jws.Head{Kind: kindTopics, IssuedAt: s.cfg.Clock().Unix()}
-		text, err := jws.Sign(t, s.cfg.Records)
-		if err == nil {
-			_, err = DecodeTopics(text, s.cfg.Ring, s.cfg.Clock())
-		}
-		if err != nil {
-			return fmt.Errorf("registry: list of topics: %w", err)
-		}
-		if err := s.put(ctx, AgentsBucket, TopicsKey, []byte(text), seq, 0); err != nil {
-			return err
-		}
-		return s.raise(TopicsKey, Floor{Revision: t.Revision}, Floor{})
+		return s.writeTopics(ctx, t, seq, s.signing())
 	})
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
+}
+
+// writeTopics signs and writes the list over the one with sequence seq.
+func (s *Store) writeTopics(ctx context.Context, t *Topics, seq uint64, k *signing) error {
+	t.Head = jws.Head{Kind: kindTopics, IssuedAt: s.cfg.Clock().Unix()}
+	text, err := jws.Sign(t, k.Records)
+	if err == nil {
+		_, err = DecodeTopics(text, k.Ring, s.cfg.Clock())
+	}
+	if err != nil {
+		return fmt.Errorf("registry: list of topics: %w", err)
+	}
+	if err := s.put(ctx, AgentsBucket, TopicsKey, []byte(text), seq, 0); err != nil {
+		return err
+	}
+	return s.raise(TopicsKey, Floor{Revision: t.Revision}, Floor{})
 }

@@ -84,15 +84,21 @@ var errWatchEnded = errors.New("registry: watch ended")
 func (s *Store) decodeEvent(key, text string) (Event, bool) {
 	now := s.cfg.Clock()
 	if agent, inst, ok := splitInstanceKey(key); ok {
-		i, err := DecodeInstance(text, agent, inst, s.cfg.Ring, now)
+		i, err := DecodeInstance(text, agent, inst, s.Ring(), now)
 		if err != nil {
 			s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 			return Event{}, false
 		}
 		return s.unlessOlder(key, floorOfInstance(i), Event{Instance: i})
 	}
+	if key == RingKey {
+		if newer, err := s.adopt(text); err != nil || newer {
+			s.cfg.Log.Info().Err(err).Msg("another control plane published other signing keys")
+		}
+		return Event{}, false
+	}
 	if key == TopicsKey {
-		t, err := DecodeTopics(text, s.cfg.Ring, now)
+		t, err := DecodeTopics(text, s.Ring(), now)
 		if err != nil {
 			s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 			return Event{}, false
@@ -103,7 +109,7 @@ func (s *Store) decodeEvent(key, text string) (Event, bool) {
 	if err != nil {
 		return Event{}, false // the tick, the ring
 	}
-	a, err := DecodeAgent(text, id, s.cfg.Ring, now)
+	a, err := DecodeAgent(text, id, s.Ring(), now)
 	if err != nil {
 		s.cfg.Log.Error().Err(err).Str("key", key).Msg("record refused")
 		return Event{}, false

@@ -202,6 +202,7 @@ func (w *world) enrolment(secret string, id agentid.ID, label string) registry.E
 	return registry.Enrolment{
 		Hash: registry.JoinHash(secret), Agent: id, Host: "10.0.0.1",
 		Key: public(w.TB, key(w.TB, nkeys.PrefixByteUser, label)), Curve: public(w.TB, key(w.TB, nkeys.PrefixByteCurve, label)),
+		TLS: jws.Digest("TLS key " + label),
 	}
 }
 

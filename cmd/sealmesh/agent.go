@@ -16,7 +16,7 @@ import (
 func newAgent(a *app) *cobra.Command {
 	return group("agent", "Register agents, change their rights, cut them off",
 		newAgentAdd(a), newAgentLs(a), newAgentShow(a), newAgentSet(a), newAgentGrant(a), newAgentUngrant(a), newAgentJoin(a),
-		newAgentSuspend(a), newAgentResume(a), newAgentRevoke(a), newAgentRm(a))
+		newAgentSuspend(a), newAgentResume(a), newAgentRotate(a), newAgentRevoke(a), newAgentRm(a))
 }
 
 // complete gives every list of a view a value.
@@ -52,6 +52,9 @@ func writeAgent(w io.Writer, v wire.AgentView) {
 	if p := plainOf(v); p != "" {
 		rows = append(rows, []string{"plain", p + " (unsigned)"})
 	}
+	if r := ruleOf(v); r != "" {
+		rows = append(rows, []string{"joins by", r})
+	}
 	for _, d := range v.Durables {
 		rows = append(rows, []string{"durable " + clean(d.Name), listed(d.Topics)})
 	}
@@ -76,11 +79,11 @@ func writeAgent(w io.Writer, v wire.AgentView) {
 		return
 	}
 	fmt.Fprintln(w)
-	rows = [][]string{{"INSTANCE", "STATE", "EPOCH", "CONNECTIONS", "LAST BEAT", "CERTIFICATE UNTIL", "HOST", "CLIENT"}}
+	rows = [][]string{{"INSTANCE", "STATE", "EPOCH", "CONNECTIONS", "LAST BEAT", "CERTIFICATE UNTIL", "SERIAL", "ROOT", "HOST", "CLIENT"}}
 	for _, i := range v.Instances {
 		rows = append(rows, []string{
 			i.Instance.String(), clean(string(i.State)), strconv.FormatUint(i.Epoch, 10), strconv.Itoa(i.Connections),
-			when(i.LastBeat), when(i.CertificateNotAfter), orDash(i.Host), orDash(i.Client),
+			when(i.LastBeat), when(i.CertificateNotAfter), orDash(i.CertificateSerial), orDash(registry.ShortDigest(i.CertificateCA)), orDash(i.Host), orDash(i.Client),
 		})
 	}
 	table(w, rows...)

@@ -20,6 +20,7 @@ import (
 func newAgentAdd(a *app) *cobra.Command {
 	var rights rightsFlags
 	var join joinFlags
+	var rule ruleFlags
 	var kind, heartbeat, readmit, sessions string
 	var labels []string
 	var depth int
@@ -53,6 +54,10 @@ directory at once and prints no token.`,
 			if n.Labels, err = labelsArg(c, labels); err != nil {
 				return err
 			}
+			if _, err := rule.given(c); err != nil {
+				return err
+			}
+			n.Join = rule.rule()
 			spec, err := join.spec(c)
 			if err != nil {
 				return err
@@ -80,6 +85,7 @@ directory at once and prints no token.`,
 	f := c.Flags()
 	rights.register(f)
 	join.register(f)
+	rule.register(f)
 	f.StringVar(&kind, "kind", "", "service, person or job (default service)")
 	f.StringVar(&heartbeat, "heartbeat", "", "session, always or none (default session)")
 	f.StringVar(&readmit, "readmit", "", "how it comes back from expired: attestation or manual (default attestation)")

@@ -10,8 +10,15 @@ func newAgentJoin(a *app) *cobra.Command {
 	var join joinFlags
 	c := &cobra.Command{
 		Use:   "join ID",
-		Short: "Make a join token for a further instance of an agent",
-		Args:  takes(1, 1, "ID"),
+		Short: "Make a join token for a further instance of an agent; list and cancel them",
+		Long: `Make a join token for a further instance of an agent, and print it. The token is a
+secret; sealmesh enroll takes it on the instance's host. It lives --ttl and works
+--uses times.
+
+sealmesh agent join ls shows which are out, and sealmesh agent join cancel ends
+them. For an agent that has the name of one of those, write --ttl before it or --
+in between: sealmesh agent join -- ls.`,
+		Args: takes(1, 1, "ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := agentArg(c, args[0])
 			if err != nil {
@@ -37,5 +44,6 @@ func newAgentJoin(a *app) *cobra.Command {
 		},
 	}
 	join.register(c.Flags())
+	c.AddCommand(newAgentJoinLs(a), newAgentJoinCancel(a))
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,11 +27,11 @@ func newAgentLs(a *app) *cobra.Command {
 				list.Agents[i] = complete(list.Agents[i])
 			}
 			return a.show(list, func(w io.Writer) {
-				rows := [][]string{{"AGENT", "STATUS", "EPOCH", "KIND", "ONLINE", "CALL", "HANDLE", "PUBLISH", "SUBSCRIBE", "PLAIN"}}
+				rows := [][]string{{"AGENT", "STATUS", "EPOCH", "KIND", "ONLINE", "CALL", "HANDLE", "PUBLISH", "SUBSCRIBE", "PLAIN", "CERTIFICATE UNTIL"}}
 				for _, v := range list.Agents {
 					rows = append(rows, []string{
 						v.Agent.String(), clean(string(v.Status)), strconv.FormatUint(v.Epoch, 10), clean(string(v.Kind)), online(v),
-						names(v.Call), names(v.Handle), listed(v.Publish), listed(v.Subscribe), orDash(plainOf(v)),
+						names(v.Call), names(v.Handle), listed(v.Publish), listed(v.Subscribe), orDash(plainOf(v)), when(firstEnd(v)),
 					})
 				}
 				table(w, rows...)
@@ -52,6 +53,16 @@ func (a *app) everyAgent(ctx context.Context) (wire.AgentList, error) {
 	return wire.ListAgents(ctx, func(ctx context.Context, req wire.AdminRequest) (wire.AgentList, error) {
 		return operateOn[wire.AgentList](ctx, m, req)
 	})
+}
+
+// firstEnd is when the first certificate of the agent ends that counts.
+func firstEnd(v wire.AgentView) (first *time.Time) {
+	for _, i := range v.Instances {
+		if end := i.CertificateNotAfter; i.State != registry.InstanceRevoked && end != nil && (first == nil || end.Before(*first)) {
+			first = end
+		}
+	}
+	return first
 }
 
 // online counts instances: "1/2".

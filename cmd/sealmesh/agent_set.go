@@ -12,6 +12,7 @@ func newAgentSet(a *app) *cobra.Command {
 	var labels []string
 	var depth int
 	var stock bool
+	var rule ruleFlags
 	c := &cobra.Command{
 		Use:   "set ID",
 		Short: "Change what an agent is: kind, heartbeat, labels, how deep it may lend",
@@ -23,7 +24,9 @@ A lower --depth ends the root tokens that say more, and with them what was lent
 under them. --stock=false closes the agent's connections, which come back for an
 hour at a time. --stock sets --heartbeat none unless it is given too: a stock
 client sends no beats. --sessions single closes what other hosts have open of one
-instance than the one that was there first.`,
+instance than the one that was there first. The three --join-oidc flags together
+say which platform identity enrols instances without a join token; '' for each
+takes that back, and leaves those that are enrolled.`,
 		Args: takes(1, 1, "ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := agentArg(c, args[0])
@@ -67,8 +70,14 @@ instance than the one that was there first.`,
 				}
 				s.Labels = &all
 			}
+			if given, err := rule.given(c); err != nil {
+				return err
+			} else if given {
+				r := rule.rule()
+				s.Join = &r
+			}
 			if s == (wire.Settings{}) {
-				return usage(c, "name at least one setting: --kind, --heartbeat, --readmit, --sessions, --label, --depth or --stock")
+				return usage(c, "name at least one setting: --kind, --heartbeat, --readmit, --sessions, --label, --depth, --stock or a join rule")
 			}
 			v, err := operate[wire.AgentView](c.Context(), a, wire.AdminRequest{Op: wire.OpSet, Target: id.String(), Settings: &s})
 			if err != nil {
@@ -87,6 +96,7 @@ instance than the one that was there first.`,
 	f.StringVar(&sessions, "sessions", "", "from how many hosts one instance may be connected: any or single")
 	f.StringArrayVar(&labels, "label", nil, "name=value; may be given more than once, and replaces all labels")
 	f.IntVar(&depth, "depth", 0, "how often its rights may be passed on; 0 is the default, 3")
+	rule.register(f)
 	f.BoolVar(&stock, "stock", false, "it connects with a stock NATS client, which cannot rotate by itself")
 	return c
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/internal/agentdir"
 	"github.com/sealmesh/sealmesh/internal/enrol"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
@@ -33,6 +34,7 @@ type enrolledDoc struct {
 
 func newEnroll(a *app) *cobra.Command {
 	var join, to string
+	var platform platformFlags
 	c := &cobra.Command{
 		Use:   "enroll",
 		Short: "Make the directory of a new instance with a join token",
@@ -41,26 +43,56 @@ that the join token names, and write the instance's directory. No key leaves
 this host. A run that was interrupted can be repeated with the same token.
 
 The join token is a secret, so it is read from standard input (--join -), from a
-file (--join @FILE) or from $SEALMESH_JOIN, never from the command line.`,
+file (--join @FILE) or from $SEALMESH_JOIN, never from the command line.
+
+Where a platform gives whoever runs on it an OpenID Connect token in a file, and
+the agent has a join rule that names the token's issuer, audience and subject, no
+join token is needed:
+
+  sealmesh enroll --oidc-token-file PATH --control URL --ca HASH --agent ID
+
+HASH pins the mesh; sealmesh ca show prints it. The token goes to the control
+plane of that mesh and nowhere else.`,
 		Args: takes(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if platform.given(c) {
+				p, err := a.platform(c, platform, join)
+				if err != nil {
+					return err
+				}
+				if to, err = directory(c, to, p.Agent); err != nil {
+					return err
+				}
+				return a.enrolAs(c.Context(), p.Agent, to, func(ctx context.Context) (agentdir.Info, error) {
+					return enrol.EnrolByPlatform(ctx, p, to)
+				})
+			}
 			token, err := a.joinToken(c, join)
 			if err != nil {
 				return err
 			}
-			if to == "" {
-				home, err := os.UserConfigDir()
-				if err != nil {
-					return usage(c, "there is no configuration directory of the user; give --to DIR")
-				}
-				to = filepath.Join(home, "sealmesh", "agents", token.Agent.String())
+			if to, err = directory(c, to, token.Agent); err != nil {
+				return err
 			}
 			return a.enrol(c.Context(), token, to)
 		},
 	}
+	platform.register(c.Flags())
 	c.Flags().StringVar(&join, "join", "", "join token: - or @FILE (default $"+joinVariable+")")
 	c.Flags().StringVar(&to, "to", "", "directory to write (default: where --as ID looks, in the user's configuration directory)")
 	return c
+}
+
+// directory is where an agent is to live.
+func directory(c *cobra.Command, to string, id agentid.ID) (string, error) {
+	if to != "" {
+		return to, nil
+	}
+	home, err := os.UserConfigDir()
+	if err != nil {
+		return "", usage(c, "there is no configuration directory of the user; give --to DIR")
+	}
+	return filepath.Join(home, "sealmesh", "agents", id.String()), nil
 }
 
 func (a *app) joinToken(c *cobra.Command, arg string) (registry.JoinToken, error) {
@@ -98,14 +130,20 @@ func (a *app) enrolHere(ctx context.Context, res wire.AddResult) error {
 }
 
 func (a *app) enrol(ctx context.Context, token registry.JoinToken, dir string) error {
+	return a.enrolAs(ctx, token.Agent, dir, func(ctx context.Context) (agentdir.Info, error) {
+		return enrol.Enrol(ctx, token, dir)
+	})
+}
+
+func (a *app) enrolAs(ctx context.Context, id agentid.ID, dir string, run func(context.Context) (agentdir.Info, error)) error {
 	ctx, cancel := a.deadline(ctx, adminTimeout)
 	defer cancel()
-	info, err := enrol.Enrol(ctx, token, dir)
+	info, err := run(ctx)
 	if err != nil {
 		return err
 	}
-	if info.Agent != token.Agent {
-		return errors.New("enrolled as another agent than the join token names")
+	if info.Agent != id {
+		return errors.New("enrolled as another agent than was named")
 	}
 	return a.show(enrolledDoc{"sealmesh.enrolled/v1", info.Agent, info.Instance, dir}, func(w io.Writer) {
 		fmt.Fprintf(w, "%s is enrolled as instance %s in %s\n", info.Agent, info.Instance, dir)

@@ -21,8 +21,55 @@ type initFlags struct {
 	controlListen string
 	controlURL    string
 	hosts         []string
-	servers       []string // of a cluster; init alone has the flag
-	noSystem      bool     // likewise
+	servers       []string      // of a cluster; init alone has the flag
+	noSystem      bool          // likewise
+	vault         meshdir.Vault // likewise
+}
+
+// registerVault adds what makes Vault the issuer of agents' certificates.
+func (i *initFlags) registerVault(f *pflag.FlagSet) {
+	f.StringVar(&i.vault.Address, "vault-addr", "", "https://host:port of a Vault whose PKI signs agents' certificates, in place of an embedded CA")
+	f.StringVar(&i.vault.Namespace, "vault-namespace", "", "namespace in Vault Enterprise")
+	f.StringVar(&i.vault.Mount, "vault-mount", "", "where the PKI secrets engine is mounted (default pki)")
+	f.StringVar(&i.vault.Role, "vault-role", "", "role of the PKI secrets engine")
+	f.StringVar(&i.vault.CAFile, "vault-ca-file", "", "PEM file of the CA that Vault's own certificate chains to")
+	f.StringVar(&i.vault.TokenFile, "vault-token-file", "", "file of a Vault token, mode 0600")
+	f.StringVar(&i.vault.AppRole.Mount, "vault-approle-mount", "", "where AppRole is mounted (default approle)")
+	f.StringVar(&i.vault.AppRole.RoleIDFile, "vault-approle-role-id-file", "", "file of the role ID of an AppRole, mode 0600")
+	f.StringVar(&i.vault.AppRole.SecretIDFile, "vault-approle-secret-id-file", "", "file of its secret ID, mode 0600")
+}
+
+// issuer is what certificate.issuer becomes. The paths are made absolute, for those
+// in sealmesh.yaml are relative to the mesh directory and those on a command line to
+// where it is typed.
+func (i *initFlags) issuer(c *cobra.Command) error {
+	if i.vault == (meshdir.Vault{}) {
+		return nil
+	}
+	for _, need := range []struct{ flag, value string }{
+		{"vault-addr", i.vault.Address}, {"vault-role", i.vault.Role}, {"vault-ca-file", i.vault.CAFile},
+	} {
+		if need.value == "" {
+			return usage(c, "--%s is missing", need.flag)
+		}
+	}
+	if (i.vault.TokenFile == "") == (i.vault.AppRole.RoleIDFile == "") {
+		return usage(c, "either --vault-token-file or --vault-approle-role-id-file is required")
+	}
+	if (i.vault.AppRole.RoleIDFile == "") != (i.vault.AppRole.SecretIDFile == "") {
+		return usage(c, "--vault-approle-role-id-file and --vault-approle-secret-id-file belong together")
+	}
+	for _, f := range []*string{&i.vault.CAFile, &i.vault.TokenFile, &i.vault.AppRole.RoleIDFile, &i.vault.AppRole.SecretIDFile} {
+		if *f == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*f)
+		if err != nil {
+			return err
+		}
+		*f = abs
+	}
+	return nil
 }
 
 func (i *initFlags) register(f *pflag.FlagSet) {
@@ -52,7 +99,7 @@ func (i *initFlags) check(c *cobra.Command) error {
 	if _, err := i.cluster(); err != nil {
 		return usage(c, "--servers: %w", err)
 	}
-	return nil
+	return i.issuer(c)
 }
 
 // cluster reads the servers of a cluster, none where there is one server.
@@ -73,7 +120,12 @@ func (i *initFlags) make(a *app) (*meshdir.Mesh, error) {
 	if err != nil {
 		return nil, err
 	}
+	var cert meshdir.Certificate
+	if i.vault != (meshdir.Vault{}) {
+		cert.Issuer = meshdir.IssuerVault
+	}
 	return meshdir.Init(a.mesh, meshdir.InitOptions{
+		Certificate: cert, Vault: i.vault,
 		TrustDomain: i.trustDomain, NATSListen: i.listen, NATSURL: i.nats, Servers: servers, NoSystemAccount: i.noSystem,
 		ControlListen: i.controlListen, ControlURL: i.controlURL, Hosts: i.hosts, Now: a.now(),
 	})
@@ -104,8 +156,13 @@ root/ holds the keys that everything rests on. Nothing needs them while the mesh
 runs: move them to a place that is offline.
 
 --servers makes a cluster of three or more nats-servers, each with a folder
-below nats/ to be taken to its host. What is stored is kept on three of them.`,
+below nats/ to be taken to its host. What is stored is kept on three of them.
+
+With --vault-addr there is no key of an agent CA: the PKI secrets engine of a
+HashiCorp Vault signs agents' certificates. Its root is taken over now and never
+again; docs/operations.md has the role and the policy.`,
 		Example: `  sealmesh init
+  sealmesh init --vault-addr https://vault.example.org:8200 --vault-ca-file ca.pem --vault-role agents --vault-token-file token
   sealmesh init --servers a=n1.example.org,b=n2.example.org,c=n3.example.org`,
 		Args: takes(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -153,6 +210,7 @@ below nats/ to be taken to its host. What is stored is kept on three of them.`,
 		},
 	}
 	f.register(c.Flags())
+	f.registerVault(c.Flags())
 	c.Flags().BoolVar(&f.noSystem, "insecure-no-system-account", false, "no user in the system account: nobody can close the connection of an agent that was cut")
 	c.Flags().StringSliceVar(&f.servers, "servers", nil, "the nats-servers of a cluster, NAME=HOST[:PORT[:ROUTEPORT]] each (ports 4222 and 2000 above it)")
 	return c

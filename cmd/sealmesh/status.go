@@ -23,7 +23,7 @@ func newStatus(a *app) *cobra.Command {
 				return err
 			}
 			s.Servers, s.Alarms = some(s.Servers), some(s.Alarms)
-			s.PendingCuts = some(s.PendingCuts)
+			s.PendingCuts, s.Expires = some(s.PendingCuts), some(s.Expires)
 			return a.show(s, func(w io.Writer) {
 				table(w,
 					[]string{"agents", tally(s.Agents)},
@@ -38,6 +38,7 @@ func newStatus(a *app) *cobra.Command {
 					[]string{"version", orDash(s.Version)},
 					[]string{"time", when(&s.Time)},
 				)
+				writeExpires(w, s.Expires)
 				a.writeHeldOrBlind(w, s.Monitor)
 				writeAlarms(w, s.Alarms)
 				writePending(w, s.PendingCuts)
@@ -45,6 +46,22 @@ func newStatus(a *app) *cobra.Command {
 				writeOlder(w, s.OlderRecords)
 			})
 		},
+	}
+}
+
+// expiresShown is how much of what ends next is printed; --json has all of it.
+const expiresShown = 3
+
+// writeExpires prints what ends next, and all that ends soon.
+func writeExpires(w io.Writer, list []wire.Ending) {
+	for i, e := range list {
+		line := fmt.Sprintf("%s %s ends %s", clean(e.What), clean(e.Name), when(&e.NotAfter))
+		switch {
+		case e.Soon:
+			fmt.Fprintln(w, "ALARM: "+line+" and has not been renewed")
+		case i < expiresShown:
+			fmt.Fprintln(w, "next: "+line)
+		}
 	}
 }
 

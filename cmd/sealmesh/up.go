@@ -88,7 +88,9 @@ func (a *app) up(ctx context.Context, mesh *meshdir.Mesh, fresh bool, listen str
 		return outOfTime(start, err)
 	}
 	defer srv.Close()
-	plane, err := controlplane.Start(start, controlplane.Config{Mesh: mesh, Log: log})
+	plane, err := controlplane.Start(start, controlplane.Config{
+		Mesh: mesh, Log: log, Embedded: map[string]func() error{srv.Name(): srv.Reload},
+	})
 	if err != nil {
 		return outOfTime(start, err)
 	}

@@ -64,7 +64,8 @@ type Dir struct {
 }
 
 // Open reads agent.json and checks that the directory is complete. Secrets are
-// read when they are asked for.
+// read when they are asked for. A renewal of the certificate that was interrupted is
+// ended.
 func Open(path string) (*Dir, error) {
 	b, err := os.ReadFile(filepath.Join(path, InfoFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -82,6 +83,9 @@ func Open(path string) (*Dir, error) {
 	i := d.Info
 	if i.Schema != Schema || i.Agent.IsZero() || len(i.NATS) == 0 || len(i.Roots) == 0 || i.TrustDomain == "" || i.Prefix == "" {
 		return nil, fmt.Errorf("agentdir: %s is incomplete or of another version", filepath.Join(path, InfoFile))
+	}
+	if err := mend(path); err != nil {
+		return nil, err
 	}
 	return d, nil
 }
@@ -122,8 +126,22 @@ func (d *Dir) seed(name string) ([]byte, error) {
 }
 
 // Source opens the TLS identity, reloaded when its files change.
-func (d *Dir) Source() (*pki.Source, error) {
-	return pki.NewSource(d.File(TLSCertFile), d.File(TLSKeyFile), d.File(CAFile), time.Now)
+func (d *Dir) Source() (s *pki.Source, err error) {
+	open := func() error {
+		s, err = pki.NewSource(d.File(TLSCertFile), d.File(TLSKeyFile), d.File(CAFile), time.Now)
+		return nil
+	}
+	if open(); err == nil { //nolint:errcheck // err has it
+		return s, nil
+	}
+	// Another process may have replaced one of the two files and not yet the other.
+	if e := mend(d.Path); e != nil {
+		return nil, e
+	}
+	if e := locked(d.Path, open); e != nil {
+		return nil, e
+	}
+	return s, err
 }
 
 // Write writes agent.json.
@@ -290,4 +308,20 @@ func Find(as, meshDir string) (*Dir, error) {
 		}
 	}
 	return nil, fmt.Errorf("agentdir: no directory of agent %q in %s", id, strings.Join(tried, " or "))
+}
+
+// Update changes agent.json, under the directory's lock.
+func Update(path string, change func(*Info)) error {
+	return locked(path, func() error {
+		b, err := os.ReadFile(filepath.Join(path, InfoFile))
+		if err != nil {
+			return fmt.Errorf("agentdir: %w", err)
+		}
+		var i Info
+		if err := json.Unmarshal(b, &i); err != nil {
+			return fmt.Errorf("agentdir: %s: %w", filepath.Join(path, InfoFile), err)
+		}
+		change(&i)
+		return Write(path, i)
+	})
 }

@@ -63,7 +63,7 @@ func (d *Dir) Floors() (*floors.Set, error) {
 // directory wrote meanwhile; the set takes that over. The file is replaced in one
 // step, and not at all where it says as much already. It waits for the disk.
 func (d *Dir) KeepFloors(s *floors.Set) error {
-	unlock, err := lock(d.File(lockFile), lockFor)
+	unlock, _, err := lock(d.File(lockFile), lockFor)
 	if err != nil {
 		return fmt.Errorf("agentdir: %w", err)
 	}

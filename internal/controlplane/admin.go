@@ -32,12 +32,24 @@ func (p *Plane) admin(ctx context.Context, by agentid.ID, req wire.AdminRequest)
 		return p.add(ctx, by, req)
 	case wire.OpTopics, wire.OpTopicAdd, wire.OpTopicRemove:
 		return p.topics(ctx, by, req)
+	case wire.OpKeys:
+		return p.keyList()
 	case wire.OpLint:
 		return p.lint(ctx)
 	case wire.OpMonitor:
 		return p.operateMonitor(ctx, by, req)
+	case wire.OpRotate:
+		return p.rotate(ctx, by, req)
+	case wire.OpCA, wire.OpCADrop:
+		return p.operateCA(ctx, by, req)
 	case wire.OpEnd:
 		return p.end(ctx, req)
+	case wire.OpRoll:
+		return p.operateRoll(ctx, by, req)
+	case wire.OpServerCertificate:
+		return p.certifyServer(by, req)
+	case wire.OpJoins, wire.OpJoinCancel:
+		return p.joins(ctx, by, req)
 	}
 	id, inst, err := agentid.ParseTarget(req.Target)
 	if err != nil {
@@ -138,6 +150,9 @@ func (p *Plane) add(ctx context.Context, by agentid.ID, req wire.AdminRequest) (
 			return nil, err
 		}
 	}
+	if err := p.listed(req.New.Join); err != nil {
+		return nil, err
+	}
 	_, err := p.store.Add(ctx, *req.New, by.String())
 	p.change(by, req.New.Agent, agentid.Instance{}, string(wire.OpAdd), req.Reason, err)
 	if err != nil {
@@ -163,7 +178,7 @@ func (p *Plane) join(ctx context.Context, id agentid.ID, spec *wire.JoinSpec, by
 	if err != nil {
 		return nil, err
 	}
-	token := registry.JoinToken{URL: p.URL(), CA: p.infra.RootHash(), Agent: id, Secret: secret}
+	token := registry.JoinToken{URL: p.URL(), CA: p.authorities().infra.RootHash(), Agent: id, Secret: secret}
 	return wire.AddResult{Schema: wire.JoinSchema, Agent: id, JoinToken: token.Text(), Expires: expires, URL: p.URL()}, nil
 }
 
@@ -258,7 +273,7 @@ func (p *Plane) viewOf(ctx context.Context, a *registry.Agent, instances []*regi
 		Schema: wire.AgentSchema, Agent: a.Agent, Status: a.Status, Epoch: a.Epoch, Kind: a.AgentKind,
 		Heartbeat: a.Heartbeat, Readmit: a.Readmit, Sessions: cmp.Or(a.Sessions, registry.SessionsAny), Stock: a.Stock, Depth: a.Depth,
 		Call: list(a.Rights.Call), Handle: list(a.Rights.Handle), Publish: list(a.Rights.Publish), Subscribe: list(a.Rights.Subscribe),
-		MayDelegate: list(a.Rights.MayDelegate), Plain: wire.PlainView{Publish: list(a.Rights.Plain.Publish), Subscribe: list(a.Rights.Plain.Subscribe)}, Durables: list(a.Durables), Labels: a.Labels, Instances: []wire.InstanceView{}, Delegated: []wire.DelegatedView{},
+		MayDelegate: list(a.Rights.MayDelegate), Join: a.Join, Plain: wire.PlainView{Publish: list(a.Rights.Plain.Publish), Subscribe: list(a.Rights.Plain.Subscribe)}, Durables: list(a.Durables), Labels: a.Labels, Instances: []wire.InstanceView{}, Delegated: []wire.DelegatedView{},
 		Changed: wire.ChangeView{At: time.Unix(a.Changed.At, 0).UTC(), By: a.Changed.By, Reason: a.Changed.Reason},
 	}
 	if v.Labels == nil {
@@ -271,7 +286,7 @@ func (p *Plane) viewOf(ctx context.Context, a *registry.Agent, instances []*regi
 		}
 		if i.NotAfter > 0 {
 			t := time.Unix(i.NotAfter, 0).UTC()
-			iv.CertificateNotAfter = &t
+			iv.CertificateNotAfter, iv.CertificateSerial, iv.CertificateCA = &t, i.Serial, i.CA
 		}
 		for _, s := range sessions {
 			if s.Instance == i.Instance {
@@ -346,6 +361,7 @@ func (p *Plane) status(ctx context.Context) (any, error) {
 	s.PendingCuts, s.Unlisted = p.cutting.pendingCuts(), p.arrivals.unlisted.Load()
 	s.RevocationBoundMS, s.Insecure = p.revocationBound().Milliseconds(), p.cfg.Mesh.Config.Insecure()
 	s.OlderRecords = p.olderRecords()
+	s.Expires = p.ends()
 	s.Monitor = p.monitorSummary(ctx)
 	return s, nil
 }

@@ -46,6 +46,11 @@ func (a *admitter) Admit(ctx context.Context, id agentid.ID, key string, present
 	if err != nil {
 		return authcallout.Admission{}, err
 	}
+	if !p.swept.Load() && lapsed(agent, chains) {
+		if agent, chains, err = a.relive(ctx, agent, presented, chains); err != nil {
+			return authcallout.Admission{}, err
+		}
+	}
 	// Key, certificate and tokens are proven: this is a full attestation, by which
 	// an expired instance comes back.
 	agent, record, err = p.store.Attest(ctx, id, inst, "")

@@ -87,7 +87,7 @@ type signer struct {
 
 // key reads the keys of all instances, also of those that are revoked.
 func (r *auditReading) key(ctx context.Context) error {
-	list, err := r.p.store.Instances(ctx, agentid.ID{})
+	list, err := r.p.store.InstancesEver(ctx, agentid.ID{})
 	if err != nil && len(list) == 0 {
 		return err
 	}

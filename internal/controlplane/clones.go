@@ -29,8 +29,6 @@ const (
 	// instance that finds no room is looked at when it connects the next time.
 	suspectsMost = 1 << 14
 	cloneHosts   = 8
-	// suspectsEach is from how many on the sessions of all are read at once.
-	suspectsEach = 128
 )
 
 // instanceName names an instance among all.
@@ -312,28 +310,12 @@ func (p *Plane) lookForClones() {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, cutTimeout)
 	defer cancel()
-	sessions := func(n instanceName) ([]registry.Session, error) {
-		return p.store.InstanceSessions(ctx, n.agent, n.inst)
-	}
-	if len(names) > suspectsEach {
-		list, err := p.store.Sessions(ctx, agentid.ID{})
-		if err != nil {
-			p.log.Debug().Err(err).Msg("sessions cannot be read")
-			return
-		}
-		of := map[instanceName][]registry.Session{}
-		for _, s := range list {
-			n := nameOf(s.Agent, s.Instance)
-			of[n] = append(of[n], s)
-		}
-		sessions = func(n instanceName) ([]registry.Session, error) { return of[n], nil }
+	if err := p.sessions.catchUp(ctx); err != nil {
+		p.log.Debug().Err(err).Msg("sessions cannot be read")
+		return // they stay suspect
 	}
 	each(ctx, names, func(ctx context.Context, n instanceName) error {
-		list, err := sessions(n)
-		if err != nil {
-			p.log.Debug().Err(err).Str("agent", n.agent.String()).Msg("sessions cannot be read")
-			return nil // it stays suspect
-		}
+		list := slices.DeleteFunc(p.sessions.of(n.agent), func(s registry.Session) bool { return s.Instance != n.inst })
 		p.lookAt(ctx, n, list)
 		return nil
 	})

@@ -21,6 +21,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/gate"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/pki"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -270,7 +271,8 @@ func (p *Plane) answer(v *envelope.Verified, result any, err error) {
 		case reason != "":
 			a.Err = "denied"
 			result = wire.Failure{Reason: reason, Detail: denial.Detail(err), Hint: denial.Hint(reason)}
-		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders):
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders),
+			errors.Is(err, pki.ErrUnavailable):
 			a.Err = "unavailable"
 		default:
 			a.Err = "internal"

@@ -313,6 +313,6 @@ func Administrator(ctx context.Context, cfg Config, id agentid.ID, replace bool,
 		return wire.AddResult{}, err
 	}
 	url := p.cfg.Mesh.Config.Control.URL
-	token := registry.JoinToken{URL: url, CA: p.infra.RootHash(), Agent: id, Secret: secret}
+	token := registry.JoinToken{URL: url, CA: p.authorities().infra.RootHash(), Agent: id, Secret: secret}
 	return wire.AddResult{Schema: wire.JoinSchema, Agent: id, JoinToken: token.Text(), Expires: expires, URL: url}, nil
 }

@@ -67,6 +67,10 @@ func (e *epochs) recent() []registry.EpochEntry {
 // tokensEvery is how often root tokens are looked through for renewal.
 const tokensEvery = time.Hour
 
+// tokensAgain is how soon after a failure that is done again, as in a mesh of which
+// all tokens ended while it was off, and that is too large for one go.
+const tokensAgain = time.Minute
+
 // sweep ticks, and renews root tokens.
 func (p *Plane) sweep() {
 	tick := time.NewTicker(gate.TickInterval)
@@ -81,11 +85,16 @@ func (p *Plane) sweep() {
 		p.followIncarnation()
 		if time.Since(tokens) > tokensEvery {
 			ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
-			if err := p.store.RenewTokens(ctx); err != nil && p.ctx.Err() == nil {
-				p.log.Error().Err(err).Msg("root tokens not renewed")
-			}
+			err := p.store.RenewTokens(ctx)
 			cancel()
 			tokens = time.Now()
+			if err != nil && p.ctx.Err() == nil {
+				p.log.Error().Err(err).Msg("root tokens not renewed")
+				tokens = tokens.Add(tokensAgain - tokensEvery) // what was renewed stays so, and the rest has no hour
+			}
+			if err == nil {
+				p.swept.Store(true)
+			}
 		}
 		select {
 		case <-p.ctx.Done():

@@ -22,7 +22,6 @@ import (
 	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/limits"
 	"github.com/sealmesh/sealmesh/internal/wire"
-	"github.com/sealmesh/sealmesh/pki"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -66,6 +65,7 @@ func (p *Plane) listen() (*endpoint, error) {
 	mux.HandleFunc("POST "+wire.PathSelf, bounded(limit, p.handle(p.serveSelf)))
 	mux.HandleFunc("POST "+wire.PathEnroll, bounded(limit, p.handle(p.serveEnroll)))
 	mux.HandleFunc("POST "+wire.PathRenew, bounded(limit, p.handle(p.serveRenew)))
+	mux.HandleFunc("GET "+wire.PathTrust, bounded(limit, p.serveTrust))
 	mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
 		if !p.ctrl.IsConnected() || p.sys != nil && !p.sys.IsConnected() {
 			http.Error(w, "nats-server cannot be reached", http.StatusServiceUnavailable)
@@ -237,47 +237,4 @@ func (p *Plane) proved(u *jws.Unverified, err error, issued int64) error {
 		return denial.New(denial.Stale, "signed %s ago; check this host's clock", age.Truncate(time.Second))
 	}
 	return nil
-}
-
-// serveEnroll admits a new instance by a join token.
-func (p *Plane) serveEnroll(ctx context.Context, host string, body []byte) (any, error) {
-	var req wire.EnrollRequest
-	if err := decode(body, &req); err != nil {
-		return nil, err
-	}
-	var c wire.EnrollClaims
-	u, err := jws.Decode(req.Proof, wire.KindEnroll, &c)
-	if err := p.proved(u, err, c.IssuedAt); err != nil {
-		return nil, err
-	}
-	if c.Join != registry.JoinHash(req.Secret) || c.CSR != jws.Digest(req.CSR) {
-		return nil, denial.New(denial.BadInput, "proof is for another join token or certificate request")
-	}
-	csr, err := pki.ParseCSR([]byte(req.CSR))
-	if err != nil {
-		return nil, err
-	}
-	// Checked before the join token is used: a bad request costs no use.
-	if err := pki.CheckCSR(csr, c.Agent, p.cfg.Mesh.Config.TrustDomain); err != nil {
-		return nil, err
-	}
-	_, i, err := p.store.Enrol(ctx, registry.Enrolment{Hash: c.Join, Agent: c.Agent, Key: c.Issuer, Curve: c.Curve, Host: host})
-	if err != nil {
-		p.change(c.Agent, c.Agent, agentid.InstanceOf(c.Issuer), "enrol", "", err)
-		return nil, err
-	}
-	chain, err := p.issuer.SignAgent(ctx, csr, c.Agent, time.Duration(p.cfg.Mesh.Config.Certificate.TTL), p.clock())
-	if err != nil {
-		return nil, err
-	}
-	if err := p.recordCertificate(ctx, c.Agent, i.Instance, chain); err != nil {
-		return nil, err
-	}
-	p.change(c.Agent, c.Agent, i.Instance, "enrol", "", nil)
-	mesh := p.cfg.Mesh
-	return wire.EnrollResponse{
-		Schema: wire.EnrollSchema, Agent: c.Agent, TrustDomain: mesh.Config.TrustDomain, Prefix: mesh.Config.Prefix,
-		NATS: mesh.Config.NATS.URLs, Roots: mesh.Roots(), SigningKeys: p.store.Ring().Certificates(),
-		Passport: i.Passport, Certificate: string(chain), CA: string(p.infra.Roots()),
-	}, nil
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/meshdir"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
 	"github.com/sealmesh/sealmesh/internal/subject"
+	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/pki"
 	"github.com/sealmesh/sealmesh/registry"
 )
@@ -39,6 +40,12 @@ type Config struct {
 	// GoneAfter is how long an instance may be without a connection before those who
 	// wait for its answers are told; registry.GoneAfter where zero.
 	GoneAfter time.Duration
+	// Clock says what time it is, for what the registry and certificates say; time.Now
+	// where nil. TLS and nats-server have a clock of their own.
+	Clock func() time.Time
+	// Embedded are the nats-servers of this process, by name, and how each one reads
+	// its configuration again. Their certificates they read by themselves.
+	Embedded map[string]func() error
 }
 
 // Plane is a running control plane.
@@ -50,12 +57,12 @@ type Plane struct {
 	ctrl        *nats.Conn
 	sys         *nats.Conn
 	store       *registry.Store
-	stored      jetstream.JetStream // streams in the account STORE
-	issuer      pki.Issuer
-	roots       *x509.CertPool // the agent CA's
-	infra       *pki.CA
+	stored      jetstream.JetStream         // streams in the account STORE
+	trusted     atomic.Pointer[authorities] // see authorities
 	source      *pki.Source
 	gate        *gate.Gate
+	peers       *gate.Peers // of the gate
+	keys        keyring     // the mesh's own
 	speaker     *gate.Speaker
 	epoch       atomic.Pointer[envelope.Epoch]
 	callout     *authcallout.Service
@@ -76,6 +83,7 @@ type Plane struct {
 	servers     servers // known nats-servers
 	denials     atomic.Uint64
 	asks        *limiter     // of instances about themselves
+	swept       atomic.Bool  // all root tokens were looked through since the start
 	started     atomic.Bool  // everything above is set and stays
 	cutting     *cutting     // who is being cut
 	ended       *ended       // connections whose sessions are to be forgotten
@@ -83,13 +91,18 @@ type Plane struct {
 	replay      *replayWatch // the store of used nonces
 	clones      *clones      // keys in use on several hosts
 
-	departures departures // connections whose end is waited for
-	sessions   *sessions  // which there are
-	arrivals   *arrivals  // connections whose session is not known yet
-	repairs    *repairs   // of that list
-	absences   *absences  // instances that may be gone
+	departures departures    // connections whose end is waited for
+	sessions   *sessions     // which there are
+	arrivals   *arrivals     // connections whose session is not known yet
+	repairs    *repairs      // of that list
+	absences   *absences     // instances that may be gone
+	leases     leases        // that other replicas hold
+	settleFor  time.Duration // how long a reloaded server may take to be as it was
+	certs      serverCerts   // of the servers
+	endings    endings       // what ends by time
 	spool      *audit.Spool
-	older      *older // what is remembered of the registry
+	older      *older    // what is remembered of the registry
+	platforms  platforms // OIDC issuers
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -120,6 +133,11 @@ func newPlane(cfg Config, seam func(authcallout.Registry) authcallout.Registry) 
 	p.spool = audit.NewSpool()
 	p.arrivals, p.repairs = newArrivals(), newRepairs()
 	p.older = newOlder()
+	p.settleFor, p.leases.lost = settleTimeout, leaseLost
+	p.keys.wake, p.keys.asked = make(chan struct{}, 1), map[string]wire.KeyServer{}
+	if cfg.Clock != nil {
+		p.clock = cfg.Clock
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -164,10 +182,17 @@ func (p *Plane) start(ctx context.Context) error {
 	if err := p.startControl(); err != nil {
 		return err
 	}
+	p.wg.Go(p.tendIssuer)
+	if err := p.followAuthorities(ctx); err != nil {
+		return fmt.Errorf("controlplane: %w", err)
+	}
+	p.followKeys()
 	p.wg.Go(p.sweep)
 	p.wg.Go(p.sendAudit)
 	p.wg.Go(p.lookAtOlder)
+	p.wg.Go(p.reapGone)
 	p.wg.Go(p.watchReplay)
+	p.keepServerCerts()
 	if err := p.watchClones(); err != nil {
 		return fmt.Errorf("controlplane: %w", err)
 	}
@@ -190,6 +215,9 @@ func (p *Plane) load() (service, system nkeys.KeyPair, err error) {
 	if err := p.loadTrust(); err != nil {
 		return nil, nil, err
 	}
+	if p.platforms, err = newPlatforms(mesh.Issuers(), p.clock); err != nil {
+		return nil, nil, err
+	}
 	if service, err = mesh.ServiceKey(); err != nil {
 		return nil, nil, err
 	}
@@ -199,17 +227,10 @@ func (p *Plane) load() (service, system nkeys.KeyPair, err error) {
 
 func (p *Plane) loadTrust() error {
 	mesh := p.cfg.Mesh
-	agentCA, err := mesh.AgentCA()
-	if err != nil {
+	if err := p.loadAuthorities(); err != nil {
 		return err
 	}
-	p.issuer = agentCA
-	if p.roots, err = pki.ParsePool(agentCA.Roots()); err != nil {
-		return err
-	}
-	if p.infra, err = mesh.InfraCA(); err != nil {
-		return err
-	}
+	var err error
 	p.source, err = mesh.ControlSource()
 	return err
 }
@@ -272,14 +293,7 @@ func (p *Plane) storeConfig() (registry.Config, error) {
 	if p.older.memory != nil {
 		c.Memory = p.older.memory
 	}
-	var err error
-	if c.Ring, err = mesh.Ring(); err != nil {
-		return c, err
-	}
-	if c.Records, err = mesh.RecordsKey(); err != nil {
-		return c, err
-	}
-	c.Tokens, err = mesh.TokensKey()
+	err := p.firstKeys(&c)
 	return c, err
 }
 
@@ -364,12 +378,13 @@ func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
 	conn := func() *nats.Conn { return p.ctrl }
 	reader := &gate.NATSReader{Conn: conn, Leader: gate.ControlLeader}
 	peers, err := gate.NewPeers(gate.PeersConfig{
-		Roots: p.cfg.Mesh.Roots(), Ring: p.store.Ring(), Reader: reader, Clock: p.clock, Log: p.log,
+		Roots: p.store.Ring().Roots(), Ring: p.store.Ring(), Reader: reader, Clock: p.clock, Log: p.log,
 		Settle: gate.FeedSettle,
 	})
 	if err != nil {
 		return err
 	}
+	p.peers = peers
 	prefix := p.space.FeedAgents() + "."
 	if p.feed, err = p.ctrl.Subscribe(p.space.FeedAgents()+".>", func(m *nats.Msg) {
 		peers.Observe(m.Subject[len(prefix):], string(m.Data))
@@ -409,17 +424,13 @@ func (p *Plane) startGate(ctx context.Context, service nkeys.KeyPair) error {
 
 func (p *Plane) startCallout() error {
 	mesh := p.cfg.Mesh
-	issuer, err := mesh.IssuerKey()
-	if err != nil {
+	if err := p.loadCallout(); err != nil {
 		return err
 	}
-	xkey, err := mesh.XKey()
-	if err != nil {
-		return err
-	}
+	var err error
 	p.callout, err = authcallout.Start(authcallout.Config{
-		Conn: p.ctrl, Issuer: issuer, XKey: xkey, Account: natsconf.Mesh, Space: p.space,
-		TrustDomain: mesh.Config.TrustDomain, Roots: func() *x509.CertPool { return p.roots },
+		Conn: p.ctrl, Issuers: p.issuers, XKeys: p.xkeys, Asked: p.askedWith, Account: natsconf.Mesh, Space: p.space,
+		TrustDomain: mesh.Config.TrustDomain, Roots: func() *x509.CertPool { return p.authorities().roots },
 		Registry: p.seam(&admitter{p}), Clock: p.clock, SessionTTL: p.sessionTTL(),
 		Log: p.log, Audit: p.auditDecision,
 	})
@@ -477,6 +488,7 @@ func (p *Plane) shutdown() {
 		}
 	}
 	p.wg.Wait()
+	p.platforms.close()
 	p.endAudit()
 	for _, nc := range conns {
 		if nc != nil {

@@ -9,24 +9,12 @@ import (
 	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/pki"
-	"github.com/sealmesh/sealmesh/registry"
 )
-
-// sleepFor is how long after the end of its certificate an instance may renew it
-// with its nkey alone. People and jobs sleep; a service that was away for longer
-// than its certificate lives is looked at by somebody first.
-func sleepFor(kind registry.Kind) time.Duration {
-	switch kind {
-	case registry.Person, registry.Job:
-		return 30 * 24 * time.Hour
-	}
-	return 0
-}
 
 // renew issues a certificate for the asking instance's own identity, over the
 // mesh.
 func (p *Plane) renew(ctx context.Context, from agentid.ID, inst agentid.Instance, req wire.Renew) (any, error) {
-	return p.certify(ctx, from, inst, req.CSR)
+	return p.certify(ctx, from, inst, req.CSR, req.Trust)
 }
 
 // serveRenew does the same over HTTPS, for those whose certificate has ended.
@@ -57,24 +45,32 @@ func (p *Plane) serveRenew(ctx context.Context, _ string, body []byte) (any, err
 	if err := i.Admissible(a, p.clock()); err != nil && denial.Of(err) != denial.Flapping {
 		return nil, err
 	}
-	if end := time.Unix(i.NotAfter, 0); p.clock().After(end.Add(sleepFor(a.AgentKind))) {
+	if end := time.Unix(i.NotAfter, 0); p.clock().After(end.Add(p.cfg.Mesh.Config.Certificate.RenewAfterExpiry.Of(a.AgentKind))) {
 		return nil, denial.New(denial.BadCertificate, "certificate ended %s, too long ago for a %s to renew it by its key", end.UTC().Format(time.RFC3339), a.AgentKind)
 	}
-	return p.certify(ctx, c.Agent, i.Instance, req.CSR)
+	return p.certify(ctx, c.Agent, i.Instance, req.CSR, req.Trust)
 }
 
-func (p *Plane) certify(ctx context.Context, id agentid.ID, inst agentid.Instance, request string) (any, error) {
+// certify signs for the identity that the asking key proved and for no other, and a
+// TLS key that no other instance has.
+func (p *Plane) certify(ctx context.Context, id agentid.ID, inst agentid.Instance, request string, trust uint64) (any, error) {
 	csr, err := pki.ParseCSR([]byte(request))
 	if err != nil {
 		return nil, err
 	}
-	chain, err := p.issuer.SignAgent(ctx, csr, id, time.Duration(p.cfg.Mesh.Config.Certificate.TTL), p.clock())
+	if err := pki.CheckCSR(csr, id, p.cfg.Mesh.Config.TrustDomain); err != nil {
+		return nil, err
+	}
+	if err := p.store.BindTLSKey(ctx, id, inst, jws.Digest(string(csr.RawSubjectPublicKeyInfo))); err != nil {
+		return nil, err
+	}
+	chain, err := p.authorities().issuer.SignAgent(ctx, csr, id, time.Duration(p.cfg.Mesh.Config.Certificate.TTL), p.clock())
 	if err != nil {
 		return nil, err
 	}
-	if err := p.recordCertificate(ctx, id, inst, chain); err != nil {
+	if err := p.recordCertificate(ctx, id, inst, chain, trust); err != nil {
 		return nil, err
 	}
 	p.change(id, id, inst, "renew", "", nil)
-	return wire.Renewed{Certificate: string(chain)}, nil
+	return wire.Renewed{Certificate: string(chain), Trust: p.authorities().trust}, nil
 }

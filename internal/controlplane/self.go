@@ -9,7 +9,6 @@ import (
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/envelope"
 	"github.com/sealmesh/sealmesh/internal/wire"
-	"github.com/sealmesh/sealmesh/pki"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -145,16 +144,4 @@ func (p *Plane) endDelegation(ctx context.Context, c *capability.Chain) (any, er
 	}
 	p.seeOff(ctx, last.By, r)
 	return p.cutResult(a, r, start), nil
-}
-
-func (p *Plane) recordCertificate(ctx context.Context, id agentid.ID, inst agentid.Instance, chain []byte) error {
-	certs, err := pki.ParseCertificates(chain)
-	if err != nil {
-		return err
-	}
-	c, err := pki.VerifyAgent(certs, p.roots, p.cfg.Mesh.Config.TrustDomain, p.clock())
-	if err != nil {
-		return err
-	}
-	return p.store.SetCertificate(ctx, id, inst, c.Serial, c.NotAfter)
 }

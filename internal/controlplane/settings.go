@@ -16,6 +16,11 @@ func (p *Plane) set(ctx context.Context, by, id agentid.ID, s *wire.Settings) (a
 	if s == nil {
 		return nil, denial.New(denial.BadInput, "set needs settings")
 	}
+	if s.Join != nil {
+		if err := p.listed(*s.Join); err != nil {
+			return nil, err
+		}
+	}
 	change := func() (*registry.Agent, error) { return p.store.Set(ctx, id, *s, by.String()) }
 	start := time.Now()
 	var a *registry.Agent

@@ -35,6 +35,11 @@ type Options struct {
 	Heartbeat time.Duration  // interval; the time-out is three of them
 	Session   time.Duration
 	GoneAfter time.Duration // as in controlplane.Config
+	// Certificate is how long the agents' certificates live.
+	Certificate time.Duration
+	// Clock is that of the mesh directory's making and of the control planes, as in
+	// controlplane.Config.
+	Clock func() time.Time
 	// Nodes is how many nats-servers there are: one where zero, else three or more,
 	// which keep three copies of what is stored.
 	Nodes int
@@ -69,6 +74,12 @@ func Start(ctx context.Context, dir string, o Options) (*Mesh, error) {
 	}
 	if o.Session > 0 {
 		init.Session.TTL = o.Session
+	}
+	if o.Certificate > 0 {
+		init.Certificate.TTL = o.Certificate
+	}
+	if o.Clock != nil {
+		init.Now = o.Clock()
 	}
 	if o.Nodes > 1 {
 		servers, err := nodes(o.Nodes)
@@ -122,7 +133,8 @@ func (m *Mesh) UpServer(ctx context.Context) error {
 
 // UpPlane starts the control plane alone.
 func (m *Mesh) UpPlane(ctx context.Context) error {
-	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: m.Dir, Log: m.opts.Log, GoneAfter: m.opts.GoneAfter})
+	dir := *m.Dir // it is written below, while the control plane goes on reading
+	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: &dir, Log: m.opts.Log, GoneAfter: m.opts.GoneAfter, Clock: m.opts.Clock, Embedded: m.embedded()})
 	if err != nil {
 		m.downServers()
 		return err

@@ -103,6 +103,15 @@ func (m *Mesh) downServers() {
 	wg.Wait()
 }
 
+// embedded says how each server reads its configuration again.
+func (m *Mesh) embedded() map[string]func() error {
+	out := map[string]func() error{}
+	for i, s := range m.Servers {
+		out[s.Name()] = func() error { return m.Servers[i].Reload() }
+	}
+	return out
+}
+
 // StopNode stops one server of a cluster and returns when it is gone. Do not call
 // it beside StartNode, nor while Servers is read.
 func (m *Mesh) StopNode(i int) { m.Servers[i].Close() }
@@ -123,7 +132,7 @@ func (m *Mesh) StartNode(ctx context.Context, i int) error {
 func (m *Mesh) AddPlane(ctx context.Context) (*controlplane.Plane, error) {
 	d := *m.Dir
 	d.Config.Control.Listen, d.Config.Control.URL = "127.0.0.1:0", ""
-	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: &d, Log: m.opts.Log, GoneAfter: m.opts.GoneAfter})
+	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: &d, Log: m.opts.Log, GoneAfter: m.opts.GoneAfter, Clock: m.opts.Clock, Embedded: m.embedded()})
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,9 @@ func (h *host) check(r wire.EnrollResponse, now time.Time) (agentdir.Info, error
 	if err := h.checkCA(r.CA); err != nil {
 		return none, err
 	}
+	if err := h.checkTrust(r); err != nil {
+		return none, err
+	}
 	return h.info(r), nil
 }
 
@@ -117,5 +120,5 @@ func (h *host) checkCA(text string) error {
 			return nil
 		}
 	}
-	return errors.New("the CA that the join token pins is not among the roots")
+	return errors.New("the CA that is pinned is not among the roots: it may have been replaced since; make a new join token, and take the hash from sealmesh ca show")
 }

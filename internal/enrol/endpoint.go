@@ -25,10 +25,10 @@ var (
 	// ErrUnreachable is wrapped where no answer of the control plane was had.
 	// Running Enrol again later may help.
 	ErrUnreachable = errors.New("enrol: the control plane cannot be reached")
-	// ErrWrongServer is wrapped where the server at the token's address is not
-	// the control plane that the token pins. Nothing was sent to it. The token
-	// is of another mesh, or somebody is in between.
-	ErrWrongServer = errors.New("enrol: the server is not the control plane that the join token pins")
+	// ErrWrongServer is wrapped where the server at that address is not the control
+	// plane that is pinned. Nothing was sent to it. The join token, or the hash, is
+	// of another mesh, or somebody is in between.
+	ErrWrongServer = errors.New("enrol: the server is not the control plane that is pinned")
 )
 
 // answerLimit is the longest answer in bytes. It holds a certificate chain, CA
@@ -46,11 +46,11 @@ type endpoint struct {
 func newEndpoint(text, ca string) (*endpoint, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, denial.New(denial.BadJoinToken, "the join token names no https:// URL")
+		return nil, denial.New(denial.BadJoinToken, "the control plane is not named by an https:// URL")
 	}
 	e := &endpoint{url: u}
 	if e.tls, err = pki.PinnedTLS(ca, u.Hostname(), time.Now); err != nil {
-		return nil, denial.New(denial.BadJoinToken, "the join token pins no CA: %w", err)
+		return nil, denial.New(denial.BadJoinToken, "the control plane is not pinned by the hash of a CA: %w", err)
 	}
 	pinned := e.tls.VerifyConnection
 	e.tls.VerifyConnection = func(cs tls.ConnectionState) error {

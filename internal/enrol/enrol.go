@@ -29,13 +29,47 @@ const DefaultTimeout = 30 * time.Second
 // A refusal of the control plane is a denial; [ErrUnreachable] and
 // [ErrWrongServer] are wrapped where it was not reached.
 func Enrol(ctx context.Context, token registry.JoinToken, dir string) (agentdir.Info, error) {
+	if token.Agent.IsZero() || token.Secret == "" {
+		return agentdir.Info{}, errors.New("enrol: the join token is incomplete")
+	}
+	return enrol(ctx, ticket{JoinToken: token}, dir)
+}
+
+// Platform is what a host knows whose platform says who it is, in a token that it
+// gives to whoever runs there: where to enrol, as what, and that token.
+type Platform struct {
+	URL   string // of the control plane
+	CA    string // hash of the infra root's key
+	Agent agentid.ID
+	Token string // an OpenID Connect token; a secret
+}
+
+// String describes it without its token, so that it can stand in a log.
+func (p Platform) String() string { return "platform identity for " + p.Agent.String() }
+
+// GoString is String.
+func (p Platform) GoString() string { return p.String() }
+
+// EnrolByPlatform is Enrol with a token of the platform in place of a join token.
+// The agent's join rule decides whether it is let in.
+func EnrolByPlatform(ctx context.Context, p Platform, dir string) (agentdir.Info, error) {
+	if p.Agent.IsZero() || p.Token == "" {
+		return agentdir.Info{}, errors.New("enrol: the platform identity is incomplete")
+	}
+	return enrol(ctx, ticket{registry.JoinToken{URL: p.URL, CA: p.CA, Agent: p.Agent}, p.Token}, dir)
+}
+
+// ticket is what lets a host in: the secret of a join token or a platform's token.
+type ticket struct {
+	registry.JoinToken
+	platform string
+}
+
+func enrol(ctx context.Context, token ticket, dir string) (agentdir.Info, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
 		defer cancel()
-	}
-	if token.Agent.IsZero() || token.Secret == "" {
-		return agentdir.Info{}, errors.New("enrol: the join token is incomplete")
 	}
 	if err := checkVacant(dir, token); err != nil {
 		return agentdir.Info{}, err
@@ -72,7 +106,7 @@ func Enrol(ctx context.Context, token registry.JoinToken, dir string) (agentdir.
 
 // checkVacant refuses a directory that belongs to somebody else, before
 // anything is sent or written.
-func checkVacant(dir string, token registry.JoinToken) error {
+func checkVacant(dir string, token ticket) error {
 	if _, err := os.Lstat(filepath.Join(dir, agentdir.InfoFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
@@ -85,7 +119,7 @@ func checkVacant(dir string, token registry.JoinToken) error {
 	if d.Info.Agent != token.Agent {
 		return fmt.Errorf("enrol: %s is the directory of agent %q, not of %q; name another directory", dir, d.Info.Agent, token.Agent)
 	}
-	if d.Info.CA != token.CA {
+	if d.Info.CA != token.CA && !knows(d, token.CA) {
 		return fmt.Errorf("enrol: %s belongs to another mesh (trust domain %q); name another directory", dir, d.Info.TrustDomain)
 	}
 	_, err = d.Key() // must be there and be the one that agent.json names
@@ -95,13 +129,13 @@ func checkVacant(dir string, token registry.JoinToken) error {
 // host is the new instance with its keys.
 type host struct {
 	dir         string
-	token       registry.JoinToken
+	token       ticket
 	trustDomain string
 	keys        agentdir.Keys
 	key, curve  string // public
 }
 
-func newHost(dir string, token registry.JoinToken, trustDomain string) (*host, error) {
+func newHost(dir string, token ticket, trustDomain string) (*host, error) {
 	h := &host{dir: dir, token: token, trustDomain: trustDomain}
 	var err error
 	if h.keys, err = agentdir.NewKeys(dir); err != nil {
@@ -124,29 +158,40 @@ func (h *host) wipe() {
 	h.keys.Curve.Wipe()
 }
 
-// request signs the join token's hash, the curve key and the certificate request
-// together.
+// request signs the hash of what lets the host in, the curve key and the certificate
+// request together.
 func (h *host) request() (wire.EnrollRequest, error) {
 	csr, err := pki.CSR(h.keys.TLS, h.token.Agent, h.trustDomain)
 	if err != nil {
 		return wire.EnrollRequest{}, err
 	}
-	proof, err := jws.Sign(&wire.EnrollClaims{
+	c := &wire.EnrollClaims{
 		Head:  jws.Head{Kind: wire.KindEnroll, IssuedAt: time.Now().Unix()},
-		Agent: h.token.Agent, Join: registry.JoinHash(h.token.Secret), Curve: h.curve, CSR: jws.Digest(string(csr)),
-	}, h.keys.Key)
+		Agent: h.token.Agent, Curve: h.curve, CSR: jws.Digest(string(csr)),
+	}
+	if h.token.platform != "" {
+		c.OIDC = registry.JoinHash(h.token.platform)
+	} else {
+		c.Join = registry.JoinHash(h.token.Secret)
+	}
+	proof, err := jws.Sign(c, h.keys.Key)
 	if err != nil {
 		return wire.EnrollRequest{}, fmt.Errorf("enrol: signing the request: %w", err)
 	}
-	return wire.EnrollRequest{Proof: proof, Secret: h.token.Secret, CSR: string(csr)}, nil
+	return wire.EnrollRequest{Proof: proof, Secret: h.token.Secret, OIDC: h.token.platform, CSR: string(csr)}, nil
 }
 
 // write leaves agent.json for the end: a directory that has one is complete.
 func (h *host) write(r wire.EnrollResponse, info agentdir.Info) error {
-	if err := pki.WriteFile(filepath.Join(h.dir, agentdir.TLSCertFile), []byte(r.Certificate)); err != nil {
+	// With its key: a client that lives from the directory may have renewed both
+	// since the key was read.
+	if err := agentdir.WriteIdentity(h.dir, h.keys.TLS, []byte(r.Certificate)); err != nil {
 		return err
 	}
 	if err := pki.WriteFile(filepath.Join(h.dir, agentdir.CAFile), []byte(r.CA)); err != nil {
+		return err
+	}
+	if err := h.writeTrust(r); err != nil {
 		return err
 	}
 	if err := agentdir.WriteContext(h.dir, info); err != nil {

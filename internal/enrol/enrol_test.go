@@ -75,7 +75,7 @@ func TestEnrol(t *testing.T) {
 		t.Errorf("certificate is for %s, want %s", got, want)
 	}
 	for name, text := range contents(t, dir) {
-		private := strings.HasSuffix(name, ".nk") || name == agentdir.TLSKeyFile
+		private := strings.HasSuffix(name, ".nk") || name == agentdir.TLSKeyFile || strings.HasSuffix(name, ".lock")
 		if private != strings.HasPrefix(text, "-rw------- ") {
 			t.Errorf("%s has mode %.10s", name, text)
 		}

@@ -36,6 +36,8 @@ type plane struct {
 	before func(http.ResponseWriter, *http.Request) bool // true: it answered itself
 	after  func(http.ResponseWriter) bool                // likewise, the registration done
 	edit   func(*wire.EnrollResponse)
+	// The token of a platform that it takes in place of the join token.
+	platform string
 
 	mu       sync.Mutex
 	requests int
@@ -134,6 +136,19 @@ func (p *plane) enrol(r *http.Request) (out wire.EnrollResponse, err error) {
 	}
 	if err := u.Verify(); err != nil {
 		return out, err
+	}
+	if req.OIDC != "" {
+		if c.OIDC != registry.JoinHash(req.OIDC) || c.Join != "" || req.Secret != "" || c.CSR != jws.Digest(req.CSR) {
+			return out, denial.New(denial.BadInput, "the proof is for something else")
+		}
+		if req.OIDC != p.platform {
+			return out, denial.New(denial.BadJoinToken, "not this one")
+		}
+		csr, err := pki.ParseCSR([]byte(req.CSR))
+		if err != nil {
+			return out, err
+		}
+		return p.answer(c, csr)
 	}
 	if c.Join != registry.JoinHash(req.Secret) || c.CSR != jws.Digest(req.CSR) {
 		return out, denial.New(denial.BadInput, "the proof is for something else")

@@ -62,12 +62,13 @@ type floor struct {
 // use and holds at most [limits.Floors] records: past that, those that have not
 // risen for longest are forgotten.
 type Set struct {
-	mu   sync.RWMutex
-	tick Tick
-	kept Tick // what of it is on disk
-	all  map[string]floor
-	news bool
-	rose chan struct{}
+	mu    sync.RWMutex
+	tick  Tick
+	kept  Tick   // what of it is on disk
+	trust uint64 // version of the trust document
+	all   map[string]floor
+	news  bool
+	rose  chan struct{}
 }
 
 // New returns a set that remembers nothing yet.
@@ -143,6 +144,23 @@ func (s *Set) RaiseTick(t Tick) {
 	}
 }
 
+// Trust returns the version of the newest trust document that was taken over.
+func (s *Set) Trust() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.trust
+}
+
+// RaiseTrust takes over a higher version.
+func (s *Set) RaiseTrust(version uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if version > s.trust {
+		s.trust = version
+		s.tell()
+	}
+}
+
 // tell is called with the lock held.
 func (s *Set) tell() {
 	s.news = true
@@ -181,7 +199,7 @@ func (s *Set) Merge(o *Set) {
 		return
 	}
 	o.mu.RLock()
-	all, tick := maps.Clone(o.all), o.tick
+	all, tick, trust := maps.Clone(o.all), o.tick, o.trust
 	o.mu.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,12 +207,14 @@ func (s *Set) Merge(o *Set) {
 		s.raise(key, f)
 	}
 	s.tick, s.kept = s.tick.over(tick), s.kept.over(tick)
+	s.trust = max(s.trust, trust)
 }
 
 // text is the form on disk.
 type text struct {
 	Schema string           `json:"schema"`
 	Tick   Tick             `json:"tick"`
+	Trust  uint64           `json:"trust,omitempty"`
 	Epochs map[string]floor `json:"epochs"`
 }
 
@@ -202,7 +222,7 @@ type text struct {
 func (s *Set) Encode() ([]byte, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return encode(text{Schema, s.tick, s.all})
+	return encode(text{Schema, s.tick, s.trust, s.all})
 }
 
 func encode(t text) ([]byte, error) {
@@ -242,7 +262,7 @@ func Parse(b []byte) (*Set, error) {
 		return nil, fmt.Errorf("floors: not as it was written")
 	}
 	s := New()
-	s.tick, s.kept, s.all = t.Tick, t.Tick, t.Epochs
+	s.tick, s.kept, s.trust, s.all = t.Tick, t.Tick, t.Trust, t.Epochs
 	return s, nil
 }
 

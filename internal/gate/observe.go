@@ -2,7 +2,6 @@ package gate
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +54,11 @@ func (p *Peers) observe(key, text string, reading bool) error {
 		return err
 	case registry.RingKey:
 		return p.observeRing(text)
+	case registry.TrustKey:
+		if p.cfg.OnTrust != nil {
+			p.cfg.OnTrust(text)
+		}
+		return nil
 	case registry.TopicsKey:
 		return p.observeTopics(text)
 	default:
@@ -115,97 +119,6 @@ func (p *Peers) observeTick(text string, now time.Time) error {
 		}
 	}
 	return nil
-}
-
-// observeRing takes over the certificates of the signing keys. Where one was
-// taken away, nothing that it may have signed is relied on any longer; the
-// epochs that were seen stay.
-func (p *Peers) observeRing(text string) error {
-	ring, err := capability.NewKeyring(p.cfg.Roots, registry.SplitRing(text))
-	if err != nil {
-		return err
-	}
-	after := ring.Certificates()
-	if len(after) == 0 {
-		return denial.New(denial.BadRecord, "a keyring without any key")
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	before := p.ring.Certificates()
-	if slices.Equal(before, after) {
-		return nil
-	}
-	news := false
-	for _, c := range after {
-		valid, seen := p.ringSeen[c]
-		if seen && !valid {
-			return denial.New(denial.BadRecord, "a keyring from before a signing key was taken away")
-		}
-		news = news || !seen
-	}
-	for _, c := range after {
-		p.ringSeen[c] = true
-	}
-	p.ring = ring
-	gone := slices.DeleteFunc(before, func(c string) bool { return slices.Contains(after, c) })
-	if len(gone) == 0 {
-		return nil
-	}
-	if news {
-		// The list has no revision. One that brings nothing new and lacks something
-		// may be an old one, and must not make the true one unusable; any other is
-		// newer, and what it lacks never comes back.
-		for _, c := range gone {
-			p.ringSeen[c] = false
-		}
-	}
-	p.topics.list = nil
-	for _, known := range p.peers {
-		known.agent = nil
-		known.listing = listing{asked: known.listing.asked}
-		for _, i := range known.instances {
-			i.member = nil
-		}
-	}
-	return nil
-}
-
-func seenIn(ring *capability.Keyring) map[string]bool {
-	seen := map[string]bool{}
-	for _, c := range ring.Certificates() {
-		seen[c] = true
-	}
-	return seen
-}
-
-// readRing reads the certificates of the signing keys from the leader. The feed
-// is ahead of a read that it overtook: they carry no revision to tell by.
-func (p *Peers) readRing(ctx context.Context) (struct{}, error) {
-	text, err := p.cfg.Reader.Record(ctx, registry.RingKey)
-	if err == nil && !p.reads.touched(registry.RingKey) {
-		p.refused(registry.RingKey, p.observeRing(text))
-	}
-	return struct{}{}, err
-}
-
-// learnRing reads the signing keys afresh, not too often, and reports whether
-// they changed.
-func (p *Peers) learnRing(ctx context.Context) bool {
-	before := p.Ring()
-	_, _, err := p.reads.do(ctx, registry.RingKey, false, func() error {
-		now := p.cfg.Clock()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if since := now.Sub(p.ringTried); since >= 0 && since < ringAgain {
-			return denial.RateLimited
-		}
-		p.ringTried = now
-		return nil
-	}, p.readRing)
-	if err != nil && denial.Of(err) != denial.RateLimited {
-		p.cfg.Log.Warn().Err(err).Msg("signing keys could not be read")
-	}
-	return p.Ring() != before
 }
 
 // observeRecord keeps a record of an agent that this process deals with, or is

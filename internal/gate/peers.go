@@ -53,6 +53,12 @@ type PeersConfig struct {
 	// OnChange hears of every newer record of a known agent that the feed brings
 	// and may be nil. It must not block.
 	OnChange func(agentid.ID)
+	// OnRing hears when other signing keys count, or another root, and may be nil. It
+	// must not block.
+	OnRing func(*capability.Keyring)
+	// OnTrust hears of every trust document, not verified, and may be nil. It must not
+	// block on the network.
+	OnTrust func(text string)
 	// Instances lists instances for Recipients; nil where nothing is sealed.
 	Instances InstancesFunc
 	// Feed subscribes the changes of single agents when they are met; nil where
@@ -184,6 +190,9 @@ func (p *Peers) Start(ctx context.Context) error {
 	p.settled = p.cfg.Clock().Add(p.cfg.Settle)
 	p.mu.Unlock()
 	if _, _, err := p.reads.do(ctx, registry.RingKey, true, nil, p.readRing); err != nil && !errors.Is(err, denial.NotFound) {
+		return err
+	}
+	if err := p.readTrust(ctx); err != nil {
 		return err
 	}
 	text, err := p.cfg.Reader.Record(ctx, registry.TickKey)

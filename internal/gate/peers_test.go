@@ -491,3 +491,27 @@ func TestConcurrentUse(t *testing.T) {
 	wg.Wait()
 	wantReason(t, a.call().to(w.node), denial.Revoked)
 }
+
+// An older list of signing keys is refused even by who did not see the newer one
+// replace it: its newest certificate says how old it is.
+func TestOlderRing(t *testing.T) {
+	w := newWorld(t)
+	old := registry.JoinRing(w.certificates)
+	next := keyOf(t, nkeys.PrefixByteAccount, "records two")
+	later := must[string](t)(capability.CertifyKey(w.root, publicOf(t, next), capability.ForRecords, t0.Add(-time.Hour), t0.Add(time.Hour), t0.Add(time.Minute)))
+	w.peers.Observe(registry.RingKey, registry.JoinRing(append(slices.Clone(w.certificates), later)))
+	ring := w.peers.Ring()
+	if len(ring.Certificates()) != len(w.certificates)+1 {
+		t.Fatalf("got %d certificates, want one more than %d", len(ring.Certificates()), len(w.certificates))
+	}
+	w.peers.Observe(registry.RingKey, old)
+	if w.peers.Ring() != ring {
+		t.Error("an older list was taken")
+	}
+	// A list that has the newest one and fewer is later, and what it lacks is gone.
+	w.peers.Observe(registry.RingKey, registry.JoinRing([]string{w.certificates[0], later}))
+	w.peers.Observe(registry.RingKey, registry.JoinRing(append(slices.Clone(w.certificates), later)))
+	if got := len(w.peers.Ring().Certificates()); got != 2 {
+		t.Errorf("got %d certificates, want 2: one that was taken away is back", got)
+	}
+}

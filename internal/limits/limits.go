@@ -78,6 +78,8 @@ const (
 	Voided = 256
 	// UploadedChains is the most delegated chains one agent may have stored.
 	UploadedChains = 256
+	// JoinRuleText is the longest issuer, audience or subject of a join rule in bytes.
+	JoinRuleText = 512
 	// Instances is the most instances of one agent that are not gone.
 	Instances = 256
 	// Plain is the most plain subjects of one agent to publish, and the most to

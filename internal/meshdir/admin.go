@@ -66,7 +66,7 @@ func (b *builder) admin() error {
 			Agent: id, Kind: registry.Person, Heartbeat: registry.HeartbeatNone,
 			Rights: registry.Rights{Call: []capability.Scope{capability.RequireScope("admin:registry")}},
 		},
-		Key: key, Curve: curve, Serial: cert.Serial, NotAfter: cert.NotAfter,
+		Key: key, Curve: curve, Serial: cert.Serial, NotAfter: cert.NotAfter, CA: b.agentRoot(), Trust: 1,
 	}}, serverDir, "bootstrap.json")
 }
 
@@ -83,7 +83,7 @@ func (b *builder) adminCertificate(id agentid.ID, key *pki.Key) (pki.AgentCertif
 	if err != nil {
 		return none, err
 	}
-	chainText, err := b.agentCA.SignAgent(context.Background(), csr, id, c.Certificate.TTL, b.now)
+	chainText, err := b.agents.SignAgent(context.Background(), csr, id, c.Certificate.TTL, b.now)
 	if err != nil {
 		return none, err
 	}
@@ -91,7 +91,7 @@ func (b *builder) adminCertificate(id agentid.ID, key *pki.Key) (pki.AgentCertif
 	if err != nil {
 		return none, err
 	}
-	roots, err := pki.ParsePool(b.agentCA.Roots())
+	roots, err := pki.ParsePool(b.agents.Roots())
 	if err != nil {
 		return none, err
 	}
@@ -99,8 +99,23 @@ func (b *builder) adminCertificate(id agentid.ID, key *pki.Key) (pki.AgentCertif
 	if err != nil {
 		return none, err
 	}
+	if c.Certificate.Issuer == IssuerVault {
+		if err := b.checkLife(cert.NotAfter); err != nil {
+			return none, err
+		}
+	}
 	if err := b.public(chainText, agentsDir, AdminAgent, agentdir.TLSCertFile); err != nil {
 		return none, err
 	}
 	return cert, b.public(b.infraCA.Roots(), agentsDir, AdminAgent, agentdir.CAFile)
+}
+
+// agentRoot is the hash of the root of agents where there is one, as of a mesh just
+// made; a Vault that has several says nothing by it.
+func (b *builder) agentRoot() string {
+	roots, err := pki.ParseCertificates(b.agents.Roots())
+	if err != nil || len(roots) != 1 {
+		return ""
+	}
+	return pki.RootHash(roots[0])
 }

@@ -48,8 +48,10 @@ type Config struct {
 	Heartbeat   Heartbeat   `yaml:"heartbeat"`
 	Session     Session     `yaml:"session"`
 	Certificate Certificate `yaml:"certificate"`
+	Vault       Vault       `yaml:"vault"`
 	Token       Token       `yaml:"token"`
 	Audit       Audit       `yaml:"audit"`
+	OIDC        []OIDC      `yaml:"oidc"` // platforms whose identities may enrol
 	Replicas    int         `yaml:"replicas"`
 	State       string      `yaml:"state"` // where the control plane keeps what must not be forgotten; relative to the mesh directory
 }
@@ -87,7 +89,13 @@ type Session struct {
 
 // Certificate is the life of an agent's certificate.
 type Certificate struct {
-	TTL time.Duration `yaml:"ttl"`
+	Issuer string        `yaml:"issuer"` // IssuerEmbedded or IssuerVault
+	TTL    time.Duration `yaml:"ttl"`
+
+	RenewAfterExpiry RenewAfterExpiry `yaml:"renew_after_expiry"`
+
+	ServerTTL   time.Duration `yaml:"server_ttl"`   // of the certificates of nats-server and control plane
+	ServerHosts []string      `yaml:"server_hosts"` // that these are for, besides the hosts in URLs and the loopback ones
 }
 
 // Token is the life of a root capability token.
@@ -111,7 +119,7 @@ func defaults() Config {
 		Prefix:      subject.DefaultPrefix,
 		Heartbeat:   Heartbeat{Interval: DefaultInterval, Timeout: DefaultTimeout, MassExpiryShare: DefaultMassExpiryShare},
 		Session:     Session{TTL: DefaultSessionTTL},
-		Certificate: Certificate{TTL: pki.DefaultAgentTTL},
+		Certificate: Certificate{RenewAfterExpiry: RenewAfterExpiry{Person: DefaultRenewAfter, Job: DefaultRenewAfter}, Issuer: IssuerEmbedded, TTL: pki.DefaultAgentTTL, ServerTTL: pki.DefaultServerTTL},
 		Token:       Token{TTL: DefaultTokenTTL},
 		Audit:       Audit{MaxAge: DefaultAuditAge, MaxBytes: DefaultAuditBytes},
 		Replicas:    DefaultReplicas,
@@ -158,6 +166,12 @@ func (c Config) check() error {
 	if _, err := checkURL("https", c.Control.URL); err != nil {
 		return fmt.Errorf("control.url: %w", err)
 	}
+	if err := c.checkIssuer(); err != nil {
+		return err
+	}
+	if err := c.checkOIDC(); err != nil {
+		return err
+	}
 	return c.checkTimes()
 }
 
@@ -176,6 +190,12 @@ func (c Config) checkTimes() error {
 	}
 	if c.Certificate.TTL <= 0 || c.Certificate.TTL > pki.MaxAgentTTL {
 		return fmt.Errorf("certificate.ttl: must be above 0s and at most %s", short(pki.MaxAgentTTL))
+	}
+	if err := c.Certificate.RenewAfterExpiry.check(); err != nil {
+		return err
+	}
+	if c.Certificate.ServerTTL <= 0 {
+		return errors.New("certificate.server_ttl: must be above 0s")
 	}
 	if c.Token.TTL <= 0 {
 		return errors.New("token.ttl: must be longer than 0s")

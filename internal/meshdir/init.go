@@ -1,9 +1,12 @@
 package meshdir
 
 import (
+	"cmp"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nkeys"
@@ -40,7 +43,7 @@ func Init(dir string, o InitOptions) (_ *Mesh, err error) {
 			err = errors.Join(err, w.undo())
 		}
 	}()
-	b := &builder{writer: w, mesh: &Mesh{Dir: w.dir, Config: c}, options: o, now: o.Now}
+	b := &builder{writer: w, mesh: &Mesh{Dir: w.dir, Config: c, ring: new(atomic.Pointer[capability.Keyring])}, options: o, now: o.Now}
 	for _, step := range []func() error{b.folders, b.authorities, b.keys, b.trust, b.control, b.nats, b.admin, b.config} {
 		if err := step(); err != nil {
 			return nil, err
@@ -57,7 +60,8 @@ type builder struct {
 	options InitOptions
 	now     time.Time
 
-	agentCA, infraCA *pki.CA
+	agents  pki.Issuer // signs agents' certificates
+	infraCA *pki.CA
 }
 
 func (b *builder) folders() error {
@@ -73,7 +77,12 @@ func (b *builder) folders() error {
 
 func (b *builder) authorities() error {
 	var err error
-	if b.agentCA, err = b.authority(pki.Agent); err != nil {
+	if b.mesh.Config.Certificate.Issuer == IssuerVault {
+		err = b.vaultAuthority()
+	} else {
+		b.agents, err = b.authority(pki.Agent)
+	}
+	if err != nil {
 		return err
 	}
 	if b.infraCA, err = b.authority(pki.Infra); err != nil {
@@ -146,16 +155,32 @@ func (b *builder) trust() error {
 		if err != nil {
 			return err
 		}
-		text, err := capability.CertifyKey(root, key, k.purpose, b.now.Add(-backdate), b.now.Add(signingKeyTTL), b.now)
+		text, err := capability.CertifyKey(root, key, k.purpose, b.now.Add(-backdate), b.now.Add(cmp.Or(b.options.SigningKeys, signingKeyTTL)), b.now)
 		if err != nil {
 			return err
 		}
 		t.Certificates = append(t.Certificates, text)
 	}
-	if err := b.json(t, serverDir, "signing-keys.json"); err != nil {
+	if err := b.json(t, serverDir, signingKeysFile); err != nil {
+		return err
+	}
+	if err := b.trustDocument(root); err != nil {
 		return err
 	}
 	return b.mesh.loadTrust()
+}
+
+// trustDocument signs the first trust document.
+func (b *builder) trustDocument(root nkeys.KeyPair) error {
+	agent, err := pki.ParseCertificates(b.agents.Roots())
+	if err != nil {
+		return err
+	}
+	text, err := capability.SignTrust(root, b.mesh.Config.TrustDomain, 1, []*x509.Certificate{b.infraCA.Root()}, b.mesh.announced(agent), b.now)
+	if err != nil {
+		return err
+	}
+	return b.public([]byte(text), serverDir, trustFile)
 }
 
 func (b *builder) control() error {
@@ -171,7 +196,7 @@ func (b *builder) nats() error {
 	if err := b.server("nats", hosts(b.options.Hosts, c.NATS.URLs...), natsDir, "server"); err != nil {
 		return err
 	}
-	if err := b.public(append(b.agentCA.Roots(), b.infraCA.Roots()...), natsDir, "ca.crt"); err != nil {
+	if err := b.public(append(b.agents.Roots(), b.infraCA.Roots()...), natsDir, "ca.crt"); err != nil {
 		return err
 	}
 	conf, err := b.mesh.NATSConfig()
@@ -191,7 +216,7 @@ func (b *builder) server(service string, hosts []string, dir, name string) error
 	if err != nil {
 		return err
 	}
-	chain, err := b.infraCA.SignServer(key.Public(), hosts, service, 0, b.now)
+	chain, err := b.infraCA.SignServer(key.Public(), hosts, service, b.mesh.Config.Certificate.ServerTTL, b.now)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func TestInitFilesAndModes(t *testing.T) {
 		"server/agent-ca.key": secret, "server/agent-ca.crt": public,
 		"server/infra-ca.key": secret, "server/infra-ca.crt": public,
 		"server/control.key": secret, "server/control.crt": public, "server/ca.crt": public,
-		"server/signing-keys.json": public, "server/bootstrap.json": public,
+		"server/signing-keys.json": public, "server/bootstrap.json": public, "server/trust.jws": public,
 		"nats": folder, "nats/nats-server.conf": public, "nats/server.key": secret, "nats/server.crt": public, "nats/ca.crt": public,
 		"agents": folder, "agents/admin": folder, "agents/admin/agent.json": public, "agents/admin/nats-context.json": public,
 		"agents/admin/agent.nk": secret, "agents/admin/curve.nk": secret,
@@ -458,7 +458,7 @@ func TestInitOptions(t *testing.T) {
 		c.NATS.Listen != "0.0.0.0:4333" || m.Store() != "/var/lib/nats" || c.NATS.ServerName != "n1" ||
 		c.Control.Listen != ":4444" || c.Control.URL != "https://127.0.0.1:4444" ||
 		c.Heartbeat != (meshdir.Heartbeat{Interval: 90 * time.Second, Timeout: 270 * time.Second, MassExpiryShare: 0.5}) ||
-		c.Session != o.Session || c.Certificate != o.Certificate || c.Token != o.Token || c.Audit != o.Audit || c.Replicas != 3 {
+		c.Session != o.Session || c.Certificate.TTL != o.Certificate.TTL || c.Token != o.Token || c.Audit != o.Audit || c.Replicas != 3 {
 		t.Errorf("got %+v", c)
 	}
 	conf, err := m.NATSConfig()

@@ -35,7 +35,7 @@ func TestLoadGivesWhatInitMade(t *testing.T) {
 	}
 	got.NATS.URLs = nil
 	if got.NATS.Listen != want.NATS.Listen || got.Control != want.Control || got.Heartbeat != want.Heartbeat ||
-		got.Session != want.Session || got.Certificate != want.Certificate || got.Token != want.Token || got.Audit != want.Audit ||
+		got.Session != want.Session || got.Certificate.TTL != want.Certificate.TTL || got.Certificate.Issuer != meshdir.IssuerEmbedded || got.Token != want.Token || got.Audit != want.Audit ||
 		got.Replicas != want.Replicas || got.TrustDomain != want.TrustDomain || got.Prefix != want.Prefix ||
 		got.NATS.Store != want.NATS.Store || got.NATS.ServerName != want.NATS.ServerName {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/sealmesh/sealmesh/capability"
+	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/natsconf"
 	"github.com/sealmesh/sealmesh/internal/subject"
 	"github.com/sealmesh/sealmesh/pki"
@@ -33,12 +35,14 @@ const (
 
 // The secret files of root/, server/ and nats/.
 var (
-	rootSecrets   = []string{"authority.nk", "agent-ca.key", "infra-ca.key"}
+	rootSecrets   = []string{"authority.nk", "agent-ca.key", "infra-ca.key", "agent-ca.old.key", "infra-ca.old.key", nextRootFile}
 	serverSecrets = []string{
 		"tokens.nk", "records.nk", "issuer.nk", "xkey.nk", "service.nk", "system.nk",
 		"agent-ca.key", "infra-ca.key", "control.key",
 	}
 	natsSecrets = []string{"server.key", secretFile}
+	// passingSecrets are in server/ only while a key is replaced.
+	passingSecrets = []string{"old-issuer.nk", "old-xkey.nk", "next-tokens.nk", "next-records.nk"}
 )
 
 // trust is server/signing-keys.json: what every agent pins and is told. All of
@@ -46,17 +50,23 @@ var (
 type trust struct {
 	Schema       string   `json:"schema"`
 	Roots        []string `json:"roots"`        // public account nkeys
-	Certificates []string `json:"certificates"` // signed by one of the roots
+	Certificates []string `json:"certificates"` // signed by one of the roots, or by one before it
+	// Leaving are certificates of keys that leaked: they count until nothing rests on
+	// them any more.
+	Leaving []string `json:"leaving,omitempty"`
+	// Successors are the words of roots that were replaced.
+	Successors []string `json:"successors,omitempty"`
 }
 
 const trustSchema = "sealmesh.signing-keys/v1"
 
-// Mesh is a loaded mesh directory. It is immutable and safe for concurrent use.
+// Mesh is a loaded mesh directory. Its keyring is read again by [Mesh.SigningKeys];
+// all else in it stays. It is safe for concurrent use.
 type Mesh struct {
 	Dir    string // absolute
 	Config Config
 
-	ring *capability.Keyring
+	ring *atomic.Pointer[capability.Keyring] // shared with copies
 }
 
 // Load reads a mesh directory as the control plane needs it: sealmesh.yaml and
@@ -68,7 +78,7 @@ func Load(dir string) (*Mesh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshdir: %w", err)
 	}
-	m := &Mesh{Dir: abs}
+	m := &Mesh{Dir: abs, ring: new(atomic.Pointer[capability.Keyring])}
 	text, err := readPublic(m.path(ConfigFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, m.absent(err)
@@ -106,16 +116,19 @@ func (m *Mesh) checkSecrets() error {
 		files   []string
 		missing bool // may be: root/ is offline, nats/ is on another host
 	}
-	folders := []folder{{rootDir, rootSecrets, true}, {serverDir, serverSecrets, false}}
+	folders := []folder{{rootDir, rootSecrets, true}, {serverDir, slices.Concat(serverSecrets, passingSecrets), false}}
 	for _, dir := range m.natsDirs() {
 		folders = append(folders, folder{dir, natsSecrets, true})
 	}
 	for _, d := range folders {
 		for _, name := range d.files {
+			if name == "agent-ca.key" && m.Config.Certificate.Issuer == IssuerVault {
+				continue // Vault has it
+			}
 			path := m.path(d.name, name)
 			info, err := os.Stat(path)
 			switch {
-			case errors.Is(err, fs.ErrNotExist) && d.missing:
+			case errors.Is(err, fs.ErrNotExist) && (d.missing || slices.Contains(passingSecrets, name)):
 			case errors.Is(err, fs.ErrNotExist):
 				return &Error{Path: path, Problem: "the file is missing", hint: "restore it from a backup; without it the control plane cannot run", cause: err}
 			case err != nil:
@@ -129,46 +142,55 @@ func (m *Mesh) checkSecrets() error {
 }
 
 func (m *Mesh) loadTrust() error {
+	_, err := m.readTrust()
+	return err
+}
+
+// readTrust reads signing-keys.json as it is now, and takes its keyring into use.
+func (m *Mesh) readTrust() (trust, error) {
 	var t trust
-	path := m.path(serverDir, "signing-keys.json")
+	path := m.path(serverDir, signingKeysFile)
 	if err := readJSON(path, &t); err != nil {
-		return err
+		return t, err
 	}
 	if t.Schema != trustSchema {
-		return &Error{Path: path, Problem: fmt.Sprintf("schema %q is not %s", clip(t.Schema), trustSchema)}
+		return t, &Error{Path: path, Problem: fmt.Sprintf("schema %q is not %s", clip(t.Schema), trustSchema)}
 	}
-	ring, err := capability.NewKeyring(t.Roots, t.Certificates)
+	ring, err := capability.Follow(t.Roots, t.list(true))
+	if err == nil && len(ring.Certificates()) == 0 {
+		err = denial.New(denial.UnknownSigner, "no signing key is certified by a root of the file")
+	}
 	if err != nil {
-		return &Error{Path: path, Problem: err.Error(), cause: err}
+		return t, &Error{Path: path, Problem: err.Error(), cause: err}
 	}
-	m.ring = ring
-	return nil
+	m.ring.Store(ring)
+	return t, nil
 }
 
 // Ring returns the pinned authority roots with the signing keys that they
-// certify.
+// certify, as they were when they were read last.
 func (m *Mesh) Ring() (*capability.Keyring, error) {
-	if m.ring == nil {
+	if m.ring == nil || m.ring.Load() == nil {
 		return nil, errors.New("meshdir: the mesh was not loaded")
 	}
-	return m.ring, nil
+	return m.ring.Load(), nil
 }
 
 // Roots returns the public authority roots ("A…") that everybody pins.
-func (m *Mesh) Roots() []string { return m.ring.Roots() }
+func (m *Mesh) Roots() []string { return m.ring.Load().Roots() }
 
 // SigningKeyCertificates returns the authority's certificates of the signing
 // keys.
-func (m *Mesh) SigningKeyCertificates() []string { return m.ring.Certificates() }
+func (m *Mesh) SigningKeyCertificates() []string { return m.ring.Load().Certificates() }
 
 // AgentCA reads the online intermediate that signs agents' certificates.
 func (m *Mesh) AgentCA() (*pki.CA, error) {
-	return pki.Load(pki.Agent, m.Config.TrustDomain, m.path(serverDir, "agent-ca.crt"), m.path(serverDir, "agent-ca.key"))
+	return m.loadCA(pki.Agent)
 }
 
 // InfraCA reads the online intermediate that signs servers' certificates.
 func (m *Mesh) InfraCA() (*pki.CA, error) {
-	return pki.Load(pki.Infra, m.Config.TrustDomain, m.path(serverDir, "infra-ca.crt"), m.path(serverDir, "infra-ca.key"))
+	return m.loadCA(pki.Infra)
 }
 
 // ControlSource opens the control plane's TLS identity: its client certificate

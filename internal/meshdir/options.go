@@ -40,9 +40,14 @@ type InitOptions struct {
 	Heartbeat   Heartbeat   // zero fields take the defaults; a timeout, three intervals
 	Session     Session     // DefaultSessionTTL where zero
 	Certificate Certificate // pki.DefaultAgentTTL where zero
-	Token       Token       // DefaultTokenTTL where zero
-	Audit       Audit       // zero fields take the defaults
-	Replicas    int         // DefaultReplicas where zero, on a cluster three
+	// Vault signs the agents' certificates where Certificate.Issuer is IssuerVault,
+	// and is asked for its roots and for the first certificate by Init.
+	Vault    Vault
+	Token    Token // DefaultTokenTTL where zero
+	Audit    Audit // zero fields take the defaults
+	Replicas int   // DefaultReplicas where zero, on a cluster three
+
+	SigningKeys time.Duration // how long the signing keys are certified; 90 days where zero
 
 	Now time.Time // the wall clock where zero
 }
@@ -75,7 +80,12 @@ func (o InitOptions) config() (Config, error) {
 	c.Heartbeat.Timeout = cmp.Or(o.Heartbeat.Timeout, c.Heartbeat.Timeout)
 	c.Heartbeat.MassExpiryShare = cmp.Or(o.Heartbeat.MassExpiryShare, c.Heartbeat.MassExpiryShare)
 	c.Session.TTL = cmp.Or(o.Session.TTL, c.Session.TTL)
+	c.Certificate.Issuer = cmp.Or(o.Certificate.Issuer, c.Certificate.Issuer)
+	c.Vault = o.Vault
 	c.Certificate.TTL = cmp.Or(o.Certificate.TTL, c.Certificate.TTL)
+	c.Certificate.ServerTTL = cmp.Or(o.Certificate.ServerTTL, c.Certificate.ServerTTL)
+	c.Certificate.ServerHosts = o.Hosts
+	c.Certificate.RenewAfterExpiry = o.Certificate.RenewAfterExpiry.or(c.Certificate.RenewAfterExpiry)
 	c.Token.TTL = cmp.Or(o.Token.TTL, c.Token.TTL)
 	c.Audit.MaxAge = cmp.Or(o.Audit.MaxAge, c.Audit.MaxAge)
 	c.Audit.MaxBytes = cmp.Or(o.Audit.MaxBytes, c.Audit.MaxBytes)

@@ -266,7 +266,7 @@ func (b *builder) cluster() error {
 		if err := b.server("nats", hosts(names, c.NATS.URLs...), dir, "server"); err != nil {
 			return err
 		}
-		if err := b.public(append(b.agentCA.Roots(), b.infraCA.Roots()...), dir, "ca.crt"); err != nil {
+		if err := b.public(append(b.agents.Roots(), b.infraCA.Roots()...), dir, "ca.crt"); err != nil {
 			return err
 		}
 		if err := b.public(b.infraCA.Roots(), dir, "infra-ca.crt"); err != nil {

@@ -90,6 +90,9 @@ func settingChanges(k Kind, from, to registry.NewAgent) []Change {
 	one("readmit", string(from.Readmit), string(to.Readmit))
 	one("sessions", string(from.Sessions), string(to.Sessions))
 	one("stock", strconv.FormatBool(from.Stock), strconv.FormatBool(to.Stock))
+	one("join.oidc.issuer", from.Join.OIDC.Issuer, to.Join.OIDC.Issuer)
+	one("join.oidc.audience", from.Join.OIDC.Audience, to.Join.OIDC.Audience)
+	one("join.oidc.subject", from.Join.OIDC.Subject, to.Join.OIDC.Subject)
 	one("depth", strconv.Itoa(from.Depth), strconv.Itoa(to.Depth))
 	for _, k := range labelNames(from.Labels, to.Labels) {
 		if from.Labels[k] != to.Labels[k] || !sameKey(from.Labels, to.Labels, k) {

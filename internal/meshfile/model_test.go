@@ -197,11 +197,14 @@ func (a *member) set(s wire.Settings) {
 	if s.Labels != nil {
 		a.Labels = *s.Labels
 	}
+	if s.Join != nil {
+		a.Join = *s.Join
+	}
 }
 
 func (a *member) view() wire.AgentView {
 	v := wire.AgentView{
-		Agent: a.Agent, Status: a.status, Kind: a.Kind, Heartbeat: a.Heartbeat, Readmit: a.Readmit, Sessions: a.Sessions, Stock: a.Stock, Depth: a.Depth, Labels: a.Labels,
+		Agent: a.Agent, Status: a.status, Kind: a.Kind, Heartbeat: a.Heartbeat, Readmit: a.Readmit, Sessions: a.Sessions, Stock: a.Stock, Depth: a.Depth, Labels: a.Labels, Join: a.Join,
 		Call: a.Rights.Call, Handle: a.Rights.Handle, Publish: a.Rights.Publish, Subscribe: a.Rights.Subscribe, MayDelegate: a.Rights.MayDelegate,
 		Plain: wire.PlainView{Publish: a.Rights.Plain.Publish, Subscribe: a.Rights.Plain.Subscribe},
 	}

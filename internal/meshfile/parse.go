@@ -22,10 +22,12 @@ var (
 	fileKeys  = []string{"version", "topics", "agents"}
 	topicKeys = []string{"max_age"}
 	agentKeys = []string{
-		"kind", "heartbeat", "readmit", "sessions", "stock", "depth",
+		"kind", "heartbeat", "readmit", "sessions", "stock", "depth", "join",
 		"call", "handle", "publish", "subscribe", "may_delegate", "plain", "labels",
 	}
 	plainKeys = []string{"publish", "subscribe"}
+	joinKeys  = []string{"oidc"}
+	oidcKeys  = []string{"issuer", "audience", "subject"}
 )
 
 // elsewhere are keys that somebody may look for in an agent.
@@ -183,10 +185,50 @@ func settings(a *registry.NewAgent, keys map[string]entry) (err *Error) {
 			return err
 		}
 	}
+	if e, ok := keys["join"]; ok {
+		if a.Join, err = joinRule(e); err != nil {
+			return err
+		}
+	}
 	if e, ok := keys["labels"]; ok {
 		a.Labels, err = labels(e)
 	}
 	return err
+}
+
+// joinRule reads whom an agent takes without a join token. A rule is complete or
+// not there: what is left out would be taken for anything by some reader.
+func joinRule(e entry) (registry.JoinRule, *Error) {
+	var r registry.JoinRule
+	keys, err := section(e.value, e.at, joinKeys, nil)
+	if err != nil {
+		return r, err
+	}
+	o, ok := keys["oidc"]
+	if !ok {
+		return r, at(e.at, "write oidc: {issuer: …, audience: …, subject: …}, or leave join out", "join names nobody")
+	}
+	if keys, err = section(o.value, o.at, oidcKeys, nil); err != nil {
+		return r, err
+	}
+	for _, f := range []struct {
+		key string
+		to  *string
+	}{{"issuer", &r.OIDC.Issuer}, {"audience", &r.OIDC.Audience}, {"subject", &r.OIDC.Subject}} {
+		v, ok := keys[f.key]
+		if !ok {
+			return r, at(o.at, "", "oidc does not say its %s", f.key)
+		}
+		t, err := v.text()
+		if err != nil {
+			return r, err
+		}
+		*f.to = t.s
+	}
+	if err := r.Check(); err != nil {
+		return r, at(o.at, "", "%w", err)
+	}
+	return r, nil
 }
 
 func oneOf[T ~string](e entry, words ...T) (T, *Error) {

@@ -43,6 +43,7 @@ agents:
     heartbeat: always
     readmit: manual
     sessions: single
+    join: {oidc: {subject: "system:serviceaccount:prod:reader", issuer: "https://issuer.example", audience: sealmesh}}
     depth: 1
     call: [write:reports, read:mail]
     handle: [read:logs]
@@ -69,7 +70,8 @@ func TestParse(t *testing.T) {
 		t.Fatalf("got agents %s", got)
 	}
 	r, _ := m.Agent(agentid.Require("reader"))
-	if r.Kind != registry.Service || r.Heartbeat != registry.HeartbeatAlways || r.Readmit != registry.ReadmitManual || r.Sessions != registry.SessionsSingle || r.Depth != 1 || r.Stock {
+	if r.Kind != registry.Service || r.Heartbeat != registry.HeartbeatAlways || r.Readmit != registry.ReadmitManual || r.Sessions != registry.SessionsSingle || r.Depth != 1 || r.Stock ||
+		r.Join.OIDC != (registry.OIDCRule{Issuer: "https://issuer.example", Audience: "sealmesh", Subject: "system:serviceaccount:prod:reader"}) {
 		t.Errorf("got settings %+v", r)
 	}
 	if fmt.Sprint(r.Rights.Call) != "[read:mail write:reports]" || fmt.Sprint(r.Rights.Subscribe) != "[alerts news.daily]" ||
@@ -128,6 +130,11 @@ agents:
     readmit: manual
     sessions: single
     depth: 1
+    join:
+      oidc:
+        issuer: "https://issuer.example"
+        audience: sealmesh
+        subject: "system:serviceaccount:prod:reader"
     call: [read:mail, write:reports]
     handle: [read:logs]
     publish: [news.daily]
@@ -236,6 +243,14 @@ func TestParseRefuses(t *testing.T) {
 		"kind":                {agent("kind: robot"), 4, `kind "robot" is not service, person or job`, ""},
 		"heartbeat":           {agent("heartbeat: 30s"), 4, `heartbeat "30s" is not session, always or none`, ""},
 		"sessions":            {agent("sessions: one"), 4, `sessions "one" is not any or single`, ""},
+		"join nobody":         {agent("join: {}"), 4, "join names nobody", "write oidc"},
+		"join as text":        {agent("join: anybody"), 4, `"join" is not a mapping`, ""},
+		"join token":          {agent("join: {token: x}"), 4, `unknown key "token"`, ""},
+		"join half":           {agent("join: {oidc: {issuer: \"https://i.example\", subject: x}}"), 4, "does not say its audience", ""},
+		"join pattern":        {agent("join: {oidc: {issuer: \"https://i.example\", subject: \"x*\", audience: y}}"), 4, "* stands for nothing", ""},
+		"join empty":          {agent("join: {oidc: {issuer: \"https://i.example\", subject: \"\", audience: y}}"), 4, "subject must have 1 to 512", ""},
+		"join without TLS":    {agent("join: {oidc: {issuer: \"http://i.example\", subject: x, audience: y}}"), 4, "is not https://", ""},
+		"join number":         {agent("join: {oidc: {issuer: \"https://i.example\", subject: 7, audience: y}}"), 4, "subject must be text", "put it in quotes"},
 		"readmit":             {agent("readmit: never"), 4, `readmit "never" is not attestation or manual`, ""},
 		"stock as text":       {agent("stock: \"true\""), 4, `"stock" is not true or false`, ""},
 		"stock in capitals":   {agent("stock: True"), 4, `"stock" is not true or false`, ""},

@@ -173,6 +173,9 @@ func settingsOf(from, to registry.NewAgent) wire.Settings {
 	if from.Depth != to.Depth {
 		s.Depth = &to.Depth
 	}
+	if from.Join != to.Join {
+		s.Join = &to.Join
+	}
 	if !sameLabels(from.Labels, to.Labels) {
 		l := to.Labels
 		if l == nil {

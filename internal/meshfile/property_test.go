@@ -53,6 +53,11 @@ func (r random) agent(id agentid.ID) registry.NewAgent {
 		Readmit:   one(r, registry.ReadmitAttestation, registry.ReadmitManual),
 		Sessions:  one(r, registry.SessionsAny, registry.SessionsSingle), Depth: 1 + r.IntN(4), Rights: r.rights(),
 	}
+	if r.IntN(3) == 0 {
+		a.Join.OIDC = registry.OIDCRule{
+			Issuer: one(r, "https://issuer.example", "https://issuer.example/realms/x"), Audience: one(r, "sealmesh", "on"), Subject: one(r, "system:pod", `"#:é1`),
+		}
+	}
 	for _, k := range some(r, "team", "tier") {
 		if a.Labels == nil {
 			a.Labels = map[string]string{}

@@ -105,7 +105,7 @@ func ask(ctx context.Context, operate Operate, req wire.AdminRequest, answer any
 func agentOf(v wire.AgentView) Agent {
 	a := Agent{
 		NewAgent: registry.NewAgent{
-			Agent: v.Agent, Kind: v.Kind, Heartbeat: v.Heartbeat, Readmit: v.Readmit, Sessions: v.Sessions, Stock: v.Stock, Depth: v.Depth, Labels: v.Labels,
+			Agent: v.Agent, Kind: v.Kind, Heartbeat: v.Heartbeat, Readmit: v.Readmit, Sessions: v.Sessions, Stock: v.Stock, Depth: v.Depth, Labels: v.Labels, Join: v.Join,
 			Rights: registry.Rights{
 				Call: v.Call, Handle: v.Handle, Publish: v.Publish, Subscribe: v.Subscribe, MayDelegate: v.MayDelegate,
 				Plain: registry.Plain{Publish: v.Plain.Publish, Subscribe: v.Plain.Subscribe},

@@ -87,6 +87,12 @@ func (w *writer) settings(a registry.NewAgent) {
 	if a.Depth != registry.DefaultDepth {
 		w.line(2, "depth: "+strconv.Itoa(a.Depth))
 	}
+	if o := a.Join.OIDC; !a.Join.IsZero() {
+		w.line(2, "join:")
+		w.flow(3, "oidc", "{", []string{
+			"issuer: " + quoteInBraces(o.Issuer), "audience: " + quoteInBraces(o.Audience), "subject: " + quoteInBraces(o.Subject),
+		}, "}", "")
+	}
 }
 
 // word writes a setting that is not the usual one.

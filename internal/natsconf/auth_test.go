@@ -291,9 +291,14 @@ func TestSystemUser(t *testing.T) {
 	if got := request(t, sys, "$SYS.REQ.SERVER.PING.IDZ", "").Data; !strings.Contains(string(got), m.Server.ID()) {
 		t.Errorf("IDZ: got %q, want the server's ID", got)
 	}
+	// The server of this test has no file that a request could have it read; a stock
+	// one does it.
+	if got := request(t, sys, "$SYS.REQ.SERVER."+m.Server.ID()+".RELOAD", "").Data; !strings.Contains(string(got), "can only reload") {
+		t.Errorf("RELOAD: got %q, want the server's own refusal", got)
+	}
 	denied.want(t, 0, "what the control plane needs")
 	for _, subj := range []string{
-		"$SYS.REQ.SERVER.PING.VARZ", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER." + m.Server.ID() + ".RELOAD", "$SYS.REQ.SERVER." + m.Server.ID() + ".LDM",
+		"$SYS.REQ.SERVER.PING.VARZ", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.RELOAD.x", "$SYS.REQ.SERVER." + m.Server.ID() + ".LDM",
 		"$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.MESH.CONNZ", "$SYS.ACCOUNT.MESH.CONNECT", "$JS.API.INFO", "x",
 	} {
 		if msg, err := sys.Request(subj, nil, quiet); err == nil {

@@ -5,6 +5,10 @@
 // the demo and the tests run is what an operator runs, so a fact that a test
 // pins here holds there.
 //
+// There is one difference: certificates are read from their files at each handshake,
+// so that a renewed one, or a new root, needs no reload. [Server.Reload] reads the
+// rest anew; requests in the system account do not.
+//
 // [Start] returns when clients can connect and JetStream answers; [Server.Close]
 // returns when every listener, file and goroutine of the server is gone.
 //

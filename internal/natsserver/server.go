@@ -29,6 +29,7 @@ type Config struct {
 // Server is a running nats-server.
 type Server struct {
 	srv   *server.Server
+	cfg   Config
 	close sync.Once
 }
 
@@ -61,7 +62,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	log := newLogger(cfg.Log)
 	srv.SetLoggerV2(log, opts.Debug, false, false)
-	s := &Server{srv: srv}
+	s := &Server{srv: srv, cfg: cfg}
 	srv.Start()
 	if err := s.listening(ctx, log.fatal); err != nil {
 		s.Close()
@@ -102,7 +103,17 @@ func load(cfg Config) (*server.Options, error) {
 			return nil, fmt.Errorf("natsserver: listen address %q has no valid port", cfg.Listen)
 		}
 	}
+	if err := follow(opts, cfg.File); err != nil {
+		return nil, err
+	}
+	// What reloads it from outside, as a request in the system account, would take the
+	// certificates of that moment and keep them.
+	opts.ConfigFile = ""
 	opts.NoSigs = true // signals belong to the program that embeds the server
+	// Else it greets a client after two seconds with a PING, also one whose callout is
+	// not answered yet, and nats.go takes that for a failure: a control plane that is
+	// slow for a moment would let nobody in.
+	opts.DisableShortFirstPing = true
 	opts.Trace, opts.TraceVerbose = false, false
 	return opts, nil
 }

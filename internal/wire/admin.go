@@ -39,6 +39,13 @@ const (
 	OpMonitor     Op = "monitor"      // Monitor, Reason → MonitorStatus
 	OpBlast       Op = "blast"        // Target → Blast
 	OpSince       Op = "since"        // Target (agent or instance), Since → Compromise
+	OpRotate      Op = "rotate"       // Target (agent or instance; empty: all), Over, After, Reason → Rotation, a page of it
+	OpJoins       Op = "joins"        // Target (agent) or none → JoinList
+	OpJoinCancel  Op = "join-cancel"  // Target (agent or handle of a join token) → JoinList: those that were out
+
+	OpKeys              Op = "keys"               // → KeyList
+	OpRoll              Op = "roll"               // Roll, Reason → Roll
+	OpServerCertificate Op = "server-certificate" // Server, CSR → ServerCertificate
 )
 
 // AdminRequest is one operation; which fields count depends on Op. Unknown
@@ -58,8 +65,12 @@ type AdminRequest struct {
 	Topic    *registry.Topic `json:"topic,omitempty"`
 	DryRun   bool            `json:"dry_run,omitempty"` // suspend, revoke, rm, ungrant, end: say what would be cut
 	Monitor  string          `json:"monitor,omitempty"` // monitor: status, release or confirm
+	Roll     string          `json:"roll,omitempty"`    // roll: start or status
+	Server   string          `json:"server,omitempty"`  // server-certificate: name of a nats-server in sealmesh.yaml
+	CSR      string          `json:"csr,omitempty"`     // server-certificate: PEM, without any name
 	After    agentid.ID      `json:"after,omitzero"`    // list: those behind this one; zero: from the first
 	Since    time.Time       `json:"since,omitzero"`    // since: from when on
+	Over     time.Duration   `json:"over,omitempty"`    // rotate: over how long it is spread; zero: by how many there are
 }
 
 // Settings are what an operator may change of an agent besides its rights; what
@@ -125,6 +136,7 @@ type AgentView struct {
 	Delegated   []DelegatedView    `json:"delegated"` // what others lent to it
 	Durables    []registry.Durable `json:"durables"`
 	Labels      map[string]string  `json:"labels"`
+	Join        registry.JoinRule  `json:"join,omitzero"` // whom it takes without a join token
 	Changed     ChangeView         `json:"changed"`
 
 	Cut *CutResult `json:"cut_result,omitempty"` // of set: the connections that it closed
@@ -147,6 +159,8 @@ type InstanceView struct {
 	Connections         int              `json:"connections"`
 	LastBeat            *time.Time       `json:"last_beat,omitempty"`
 	CertificateNotAfter *time.Time       `json:"certificate_not_after,omitempty"`
+	CertificateSerial   string           `json:"certificate_serial,omitempty"`
+	CertificateCA       string           `json:"certificate_ca,omitempty"` // hash of the root that it chains to
 	Client              string           `json:"client,omitempty"`
 
 	Flaps     int         `json:"flaps,omitempty"`      // readmissions, each within an hour of the one before
@@ -212,6 +226,8 @@ type MeshStatus struct {
 	Insecure          []string     `json:"insecure,omitempty"`  // settings that take protection away
 
 	Alarms []AlarmView `json:"alarms"`
+
+	Expires []Ending `json:"expires"` // what ends next, the first first
 
 	OlderRecords []OlderRecord `json:"older_records,omitempty"` // than this replica saw before: refused
 }

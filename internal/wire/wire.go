@@ -57,21 +57,24 @@ type SelfStatus struct {
 const SelfSchema = "sealmesh.self/v1"
 
 // EnrollClaims is the proof in an enrolment: the new instance's nkey signs the
-// join token's hash, its other keys and the certificate request together, so
-// that none of them can be swapped on the way.
+// hash of what lets it in, its other keys and the certificate request together, so
+// that none of them can be swapped on the way. It is let in by a join token or by a
+// token of its platform, never both.
 type EnrollClaims struct {
 	jws.Head
 	Agent agentid.ID `json:"agent"`
-	Join  string     `json:"join"`  // registry.JoinHash of the secret
-	Curve string     `json:"curve"` // public curve key
-	CSR   string     `json:"csr"`   // digest of the PEM text
+	Join  string     `json:"join,omitempty"` // registry.JoinHash of the secret
+	OIDC  string     `json:"oidc,omitempty"` // registry.JoinHash of the platform's token
+	Curve string     `json:"curve"`          // public curve key
+	CSR   string     `json:"csr"`            // digest of the PEM text
 }
 
 // EnrollRequest is the body of an enrolment.
 type EnrollRequest struct {
-	Proof  string `json:"proof"`  // EnrollClaims, signed
-	Secret string `json:"secret"` // of the join token
-	CSR    string `json:"csr"`    // PEM
+	Proof  string `json:"proof"`            // EnrollClaims, signed
+	Secret string `json:"secret,omitempty"` // of the join token
+	OIDC   string `json:"oidc,omitempty"`   // the platform's token, a secret as well
+	CSR    string `json:"csr"`              // PEM
 }
 
 // EnrollResponse is what a new instance needs besides its keys.
@@ -86,6 +89,7 @@ type EnrollResponse struct {
 	Passport    string     `json:"passport"`
 	Certificate string     `json:"certificate"` // PEM chain, leaf first
 	CA          string     `json:"ca"`          // PEM roots for servers
+	Trust       string     `json:"trust,omitempty"`
 }
 
 // EnrollSchema is that of EnrollResponse.
@@ -103,8 +107,9 @@ type RenewClaims struct {
 
 // RenewRequest is the body of a renewal over HTTPS; the answer is Renewed.
 type RenewRequest struct {
-	Proof string `json:"proof"` // RenewClaims, signed
-	CSR   string `json:"csr"`   // PEM
+	Proof string `json:"proof"`           // RenewClaims, signed
+	CSR   string `json:"csr"`             // PEM
+	Trust uint64 `json:"trust,omitempty"` // version of the trust document that the instance has
 }
 
 // Failure is the body of a refused HTTPS request or operation.
@@ -177,12 +182,14 @@ type DurableEnd struct {
 
 // Renew asks for a new certificate for one's own identity.
 type Renew struct {
-	CSR string `json:"csr"` // PEM
+	CSR   string `json:"csr"`             // PEM
+	Trust uint64 `json:"trust,omitempty"` // version of the trust document that the instance has
 }
 
 // Renewed is the answer to Renew.
 type Renewed struct {
-	Certificate string `json:"certificate"` // PEM chain
+	Certificate string `json:"certificate"`     // PEM chain
+	Trust       string `json:"trust,omitempty"` // the trust document
 }
 
 // The kinds of notes.

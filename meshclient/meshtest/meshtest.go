@@ -49,6 +49,12 @@ func Heartbeat(interval time.Duration) Option { return func(c *config) { c.Heart
 // replaced the connection; at least a few seconds.
 func Session(ttl time.Duration) Option { return func(c *config) { c.Options.Session = ttl } }
 
+// Certificates is how long the agents' certificates live; a few seconds at least. The
+// default is a day. Clients renew them at half of that.
+func Certificates(ttl time.Duration) Option {
+	return func(c *config) { c.Certificate = ttl }
+}
+
 // Log shows what nats-server, control plane and agents log. The default is
 // silence.
 func Log(w io.Writer) Option {

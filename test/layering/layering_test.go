@@ -117,6 +117,11 @@ func TestRulesFire(t *testing.T) {
 		from, imp string
 		want      bool // refused
 	}{
+		{"meshclient", "github.com/hashicorp/vault/api", true},
+		{"pki", "github.com/hashicorp/vault/api", true},
+		{"pki/vault", "github.com/hashicorp/vault/api/auth/approle", false},
+		{"pki/vault", "pki", false},
+		{"pki", "pki/vault", true},
 		{"agentid", "github.com/x/y", true},
 		{"agentid", "denial", true},
 		{"agentid", "crypto/sha256", false},

@@ -113,7 +113,7 @@ func (c *crowd) enrol(ctx context.Context, id agentid.ID) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := registry.Enrolment{Hash: registry.JoinHash(secret), Agent: id, Host: "scale"}
+	e := registry.Enrolment{Hash: registry.JoinHash(secret), Agent: id, Host: "scale", TLS: registry.JoinHash(secret)}
 	if e.Key, err = pair.PublicKey(); err != nil {
 		return nil, err
 	}
