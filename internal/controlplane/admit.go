@@ -47,7 +47,7 @@ func (a *admitter) Admit(ctx context.Context, id agentid.ID, key string, present
 		return authcallout.Admission{}, err
 	}
 	if !p.swept.Load() && lapsed(agent, chains) {
-		if agent, chains, err = a.relive(ctx, agent, presented, chains); err != nil {
+		if chains, err = a.relive(ctx, agent, presented, chains); err != nil {
 			return authcallout.Admission{}, err
 		}
 	}

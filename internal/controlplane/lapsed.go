@@ -21,16 +21,15 @@ func lapsed(a *registry.Agent, chains []*capability.Chain) bool {
 // relive issues the root tokens of one agent anew, before it is let in: it would find
 // itself without rights else, and its first calls refused. What it may do stands in
 // its record; a token that cannot be issued takes nothing else away.
-func (a *admitter) relive(ctx context.Context, agent *registry.Agent, presented []string, chains []*capability.Chain) (*registry.Agent, []*capability.Chain, error) {
+func (a *admitter) relive(ctx context.Context, agent *registry.Agent, presented []string, chains []*capability.Chain) ([]*capability.Chain, error) {
 	p := a.p
 	renewed, err := p.store.RenewTokensOf(ctx, agent.Agent)
 	switch {
 	case err == nil:
-		chains, err = a.chains(ctx, renewed, presented, p.store.Chain)
-		return renewed, chains, err
+		return a.chains(ctx, renewed, presented, p.store.Chain)
 	case denial.Of(err) == "":
-		return nil, nil, err // refuse now, another try may succeed
+		return nil, err // refuse now, another try may succeed
 	}
 	p.log.Error().Err(err).Str("agent", agent.Agent.String()).Msg("root tokens that ended could not be renewed")
-	return agent, chains, nil
+	return chains, nil
 }

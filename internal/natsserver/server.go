@@ -110,10 +110,6 @@ func load(cfg Config) (*server.Options, error) {
 	// certificates of that moment and keep them.
 	opts.ConfigFile = ""
 	opts.NoSigs = true // signals belong to the program that embeds the server
-	// Else it greets a client after two seconds with a PING, also one whose callout is
-	// not answered yet, and nats.go takes that for a failure: a control plane that is
-	// slow for a moment would let nobody in.
-	opts.DisableShortFirstPing = true
 	opts.Trace, opts.TraceVerbose = false, false
 	return opts, nil
 }

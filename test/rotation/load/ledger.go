@@ -43,16 +43,6 @@ func (l *ledger) times(n uint64) int {
 	return 0
 }
 
-// missing counts the numbers from 1 to last that did not come.
-func (l *ledger) missing(last uint64) (n int64) {
-	for i := uint64(1); i <= last; i++ {
-		if l.times(i) == 0 {
-			n++
-		}
-	}
-	return n
-}
-
 // findings are what is wrong, the first of which are told.
 type findings struct {
 	mu    sync.Mutex
