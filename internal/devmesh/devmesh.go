@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -134,7 +135,13 @@ func (m *Mesh) UpServer(ctx context.Context) error {
 // UpPlane starts the control plane alone.
 func (m *Mesh) UpPlane(ctx context.Context) error {
 	dir := *m.Dir // it is written below, while the control plane goes on reading
-	p, err := controlplane.Start(ctx, controlplane.Config{Mesh: &dir, Log: m.opts.Log, GoneAfter: m.opts.GoneAfter, Clock: m.opts.Clock, Embedded: m.embedded()})
+	config := controlplane.Config{Mesh: &dir, Log: m.opts.Log, GoneAfter: m.opts.GoneAfter, Clock: m.opts.Clock, Embedded: m.embedded()}
+	p, err := controlplane.Start(ctx, config)
+	// Meanwhile a connection of another program may have got the port of before.
+	for i := 0; i < 50 && errors.Is(err, syscall.EADDRINUSE) && ctx.Err() == nil; i++ {
+		time.Sleep(200 * time.Millisecond)
+		p, err = controlplane.Start(ctx, config)
+	}
 	if err != nil {
 		m.downServers()
 		return err
