@@ -57,8 +57,11 @@ func Follow(pinned, list []string) (*Keyring, error) {
 	for i, text := range list {
 		s := new(successor)
 		u, err := jws.Decode(text, kindSuccessor, s)
-		if err == nil {
-			if err := s.form(); err != nil {
+		if denial.Of(err) != denial.WrongKind {
+			if err == nil {
+				err = s.form()
+			}
+			if err != nil {
 				return nil, within(err, "document %d of the list of signing keys", i+1)
 			}
 			words, verify = append(words, s), append(verify, u)

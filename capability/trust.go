@@ -3,6 +3,7 @@ package capability
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"math"
 	"slices"
 	"time"
 
@@ -34,8 +35,9 @@ func (t *Trust) form() error {
 	if _, err := agentid.ParseTrustDomain(t.TrustDomain); err != nil {
 		return denial.New(denial.BadToken, "trust document of no trust domain")
 	}
-	if t.Version == 0 {
-		return denial.New(denial.BadToken, "trust document without a version")
+	// Integers of documents have 64 bits and a sign.
+	if t.Version == 0 || t.Version > math.MaxInt64 {
+		return denial.New(denial.BadToken, "trust document without a version, or with one that is too high")
 	}
 	if len(t.Infra) == 0 {
 		return denial.New(denial.BadToken, "trust document without a root for servers")

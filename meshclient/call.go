@@ -85,7 +85,8 @@ const (
 //
 // A connection that is lost meanwhile, on either side, costs no answer: the caller
 // asks for it once it is back, and a handler says again what it answered within the
-// last minute. The work is done once at most.
+// last minute. The work is done once at most. A call that whoever took it could not
+// tell from a replay is made once more, as another one: nobody worked on it.
 func (m *Mesh) Call(ctx context.Context, scope string, data []byte, opts ...CallOption) (*Reply, error) {
 	call, err := m.outgoing(scope, data, opts)
 	if err != nil {
@@ -150,17 +151,39 @@ func (c outgoingCall) ofMesh() bool {
 	return c.scope.Verb() == "admin" || c.scope.Verb() == "self" || c.to == agentid.Control
 }
 
+// notBurntPause is how long a caller waits before it signs a call anew that could not
+// be told from a replay: whoever lost its connection to the store of used nonces is
+// given the time to come back.
+const notBurntPause = 250 * time.Millisecond
+
+// call makes a call, and once more, as another one, where nobody worked on it for a
+// reason that may be gone then.
 func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
 	reply, err := m.callOnce(ctx, c)
 	var shut *notOpened
-	if errors.As(err, &shut) && ctx.Err() == nil {
+	var lost *notBurnt
+	switch {
+	case errors.As(err, &shut) && ctx.Err() == nil:
 		c.fresh = true
+		reply, err = m.callOnce(ctx, c)
+	case errors.As(err, &lost) && m.pause(ctx, notBurntPause):
 		reply, err = m.callOnce(ctx, c)
 	}
 	if errors.As(err, &shut) {
 		err = shut.error
 	}
 	return reply, err
+}
+
+// pause reports whether there is any time left after it.
+func (m *Mesh) pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return ctx.Err() == nil
+	case <-ctx.Done():
+	case <-m.ctx.Done():
+	}
+	return false
 }
 
 func (m *Mesh) callOnce(ctx context.Context, c outgoingCall) (*Reply, error) {
@@ -244,7 +267,7 @@ func (m *Mesh) doCall(ctx context.Context, c outgoingCall, at place, rec *audit.
 			return nil, err
 		}
 		token = chain.Digest()
-	} else if err := m.present(waiting); err != nil {
+	} else if err := m.connected(waiting); err != nil {
 		return nil, err
 	}
 	f := envelope.Fields{
@@ -375,7 +398,14 @@ func (m *Mesh) ready(ctx context.Context, scope capability.Scope) (*capability.C
 
 // present returns nil when the agent is connected, waits while it is coming
 // back, and says why where it was refused.
-func (m *Mesh) present(ctx context.Context) error {
+func (m *Mesh) present(ctx context.Context) error { return m.there(ctx, false) }
+
+// connected is present for what the agent asks about itself, which every grant lets
+// through: a server has to be there, and no more. Whoever tends the connection asks so
+// in between, and would wait for what it alone finds out, that the agent is back.
+func (m *Mesh) connected(ctx context.Context) error { return m.there(ctx, true) }
+
+func (m *Mesh) there(ctx context.Context, connected bool) error {
 	for {
 		m.mu.Lock()
 		away, closing, changed := m.away, m.closing, m.rotated
@@ -385,6 +415,8 @@ func (m *Mesh) present(ctx context.Context) error {
 		case m.ctx.Err() != nil || closing && m.atWork.Load() == 0:
 			return ErrClosed
 		case away == nil:
+			return nil
+		case connected && m.conn().IsConnected():
 			return nil
 		case errors.As(away, &d):
 			return away

@@ -158,7 +158,7 @@ func newMesh(cfg config, dir *agentdir.Dir) (*Mesh, error) {
 	}
 	if m.gate, err = gate.New(gate.Config{
 		Self: info.Agent, TrustDomain: info.TrustDomain, Space: space, Peers: m.peers, Reader: reader,
-		Burner: &gate.NATSBurner{Conn: m.conn, Since: m.peers.ReplaySince}, Seen: seen, Window: envelope.DefaultWindow(), Clock: cfg.clock,
+		Burner: cfg.burning(&gate.NATSBurner{Conn: m.conn, Since: m.peers.ReplaySince}), Seen: seen, Window: envelope.DefaultWindow(), Clock: cfg.clock,
 	}); err != nil {
 		return nil, err
 	}

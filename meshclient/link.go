@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -47,6 +48,9 @@ type link struct {
 	// what it had, so that they stay in order.
 	predecessor <-chan struct{} // closed when the old connection brings no more; nil: there is none
 	drained     chan struct{}   // the same for this one
+
+	// Between the two it may break with the last that was sent over it.
+	replaced, ended atomic.Bool
 
 	mu     sync.Mutex
 	back   chan struct{}   // closed and replaced whenever the server is there again
@@ -367,6 +371,7 @@ func runDry(ctx context.Context, s *nats.Subscription) bool {
 }
 
 func (l *link) close() {
+	l.ended.Store(true)
 	l.mesh.feed.detach(l)
 	l.nc.Close()
 }
@@ -404,7 +409,13 @@ func (l *link) setCovered(digests []string) {
 
 func (l *link) onDisconnect(_ *nats.Conn, err error) {
 	m := l.mesh
-	if m.link.Load() != l || m.isClosing() {
+	if m.isClosing() {
+		return
+	}
+	if m.link.Load() != l {
+		if l.replaced.Load() && !l.ended.Load() {
+			m.returned() // what it swallowed is asked for over the one in its place
+		}
 		return
 	}
 	m.peers.Gap() // the feed went on meanwhile, and not all of it is repeated
@@ -412,6 +423,9 @@ func (l *link) onDisconnect(_ *nats.Conn, err error) {
 		err = errors.New("connection closed by the server")
 	}
 	m.setAway(fmt.Errorf("%w: %w", ErrUnavailable, err))
+	if m.link.Load() != l {
+		m.poke("the connection was replaced meanwhile") // what was just said is out of date
+	}
 }
 
 // again is closed when the server is there again after it was lost.

@@ -71,6 +71,7 @@ type Mesh struct {
 
 	watches   watches // calls in flight, by those on whom they rest
 	vanishing vanishing
+	takers    takers // of calls to anybody
 	recent    recent // what was taken while two links overlap
 	tended    tended
 	renewing  renewing

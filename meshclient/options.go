@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/sealmesh/sealmesh/internal/gate"
 )
 
 // Defaults.
@@ -39,6 +41,7 @@ type config struct {
 	closeTimeout time.Duration
 	callerLease  time.Duration
 	firstSign    time.Duration
+	burning      func(gate.Burner) gate.Burner
 }
 
 // Option configures Connect.
@@ -105,6 +108,7 @@ func configure(opts []Option) (config, error) {
 		closeTimeout: DefaultCloseTimeout,
 		callerLease:  callerLease,
 		firstSign:    firstSign,
+		burning:      func(b gate.Burner) gate.Burner { return b },
 	}
 	if c.meshDir == "" {
 		c.meshDir = "mesh"

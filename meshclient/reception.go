@@ -21,10 +21,11 @@ import (
 
 // After silenceFor without a word of a handler that is known to work, its caller
 // asks for what it may have missed. A call of which nothing was heard at all is
-// asked for only where its own connection broke, and askMost times.
+// asked for only where its own connection broke, and askMost times: for about as long
+// as an answer is kept (answerFor).
 const (
 	silenceFor = 3 * signEvery
-	askMost    = 3
+	askMost    = 7
 )
 
 // reception is the answer to one call while it comes. It is used by the goroutine
@@ -56,6 +57,7 @@ type reception struct {
 	again     *time.Timer
 	asked     int  // how often since something came
 	barred    bool // the broker did not let the call through once
+	copied    bool // the request was sent again
 }
 
 // newReception is made before the request is sent.
@@ -166,6 +168,9 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 		case <-r.soon.C:
 			r.confirm()
 		case <-r.again.C:
+			if r.ofItself() {
+				return nil, false, fmt.Errorf("%w: the connection broke while the control plane was asked", ErrUnavailable)
+			}
 			if err := r.outlived(); err != nil {
 				return nil, false, err
 			}
@@ -205,20 +210,27 @@ func (r *reception) run(ctx context.Context, p *pending) (reply *Reply, over boo
 	}
 }
 
+// ofItself reports whether the agent asks about itself. The control plane says nothing
+// twice, but may be asked the same thing again: whoever asks does that, and does not
+// wait for an answer that a lost connection swallowed.
+func (r *reception) ofItself() bool { return r.call.scope.Verb() == "self" }
+
 // unbar sends a call again that the broker did not let through, by a connection whose
 // grant has it. It was delivered to nobody.
 func (r *reception) unbar(ctx context.Context) error {
 	m := r.mesh
 	switch {
-	case r.key != "" || r.want.From == agentid.Control:
+	case r.key != "":
 		return nil // somebody took it: it was about another call to the same subject
 	case r.barred:
 		return denial.New(denial.ScopeNotHeld, "the broker does not let the call through")
 	}
 	r.barred = true
-	m.link.Load().uncover(r.rec.Chain)
-	if _, err := m.ready(ctx, r.call.scope); err != nil {
-		return err
+	if r.rec.Chain != "" { // else it rests on none, and every grant has it
+		m.link.Load().uncover(r.rec.Chain)
+		if _, err := m.ready(ctx, r.call.scope); err != nil {
+			return err
+		}
 	}
 	if err := m.conn().PublishMsg(r.request); err != nil {
 		return unsent(err)
@@ -258,6 +270,12 @@ func (b *brokenStream) Unwrap() error { return b.error }
 type notOpened struct{ error }
 
 func (n *notOpened) Unwrap() error { return n.error }
+
+// notBurnt says that whoever was brought a call could not tell it from a replay, so
+// that it did not work on it, and nobody else was sent one.
+type notBurnt struct{ error }
+
+func (n *notBurnt) Unwrap() error { return n.error }
 
 // take judges a reply and what was waiting for it. It returns the answer when it
 // is whole, and an error when there will be none.
@@ -302,6 +320,9 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 	}
 	if r.key == "" {
 		r.held.only(f.Key)
+		if r.call.to.IsZero() && r.want.From.IsZero() {
+			m.takers.note(r.call.scope, f.From)
+		}
 	}
 	r.key, r.from = f.Key, f.From
 	r.handler.said(v, m.cfg.clock())
@@ -348,6 +369,11 @@ func (r *reception) admit(ctx context.Context, msg *nats.Msg) (*Reply, error) {
 		// Whoever sent something before was able to open it.
 		if unheard && r.call.sealed && denial.Of(err) == denial.CannotOpen {
 			err = &notOpened{err}
+		}
+		// Nothing is said before that refusal; and of two copies another one may have
+		// been worked on.
+		if whole && !r.copied && denial.Of(err) == denial.ReplayUnavailable {
+			err = &notBurnt{err}
 		}
 		return nil, err
 	}
@@ -404,16 +430,26 @@ func (r *reception) confirm() {
 		r.confirmed = r.stream.Count()
 	}
 	r.most = max(r.most, r.room())
-	r.mesh.tell(r.from, r.rec.Correlation, wire.NoteReceived, wire.ReceivedNote{Request: r.rec.Nonce, Parts: r.confirmed, Most: r.most})
+	r.tellReceived(r.from)
+}
+
+// tellReceived tells an agent what came of the call, which asks for all that did not.
+func (r *reception) tellReceived(to agentid.ID) {
+	r.mesh.tell(to, r.rec.Correlation, wire.NoteReceived, wire.ReceivedNote{Request: r.rec.Nonce, Parts: r.confirmed, Most: r.most})
 }
 
 // ask asks for what a lost connection may have swallowed. Who is known to work on the
 // call is told what came. Where nothing came the request is sent once more, the very
 // message: whoever took it tells, or answers as before, and one that did not get
 // there gets there now. Its nonce is used up by whoever took it first, so that it is
-// worked on once at most.
+// worked on once at most. Of those who handle a scope the server picks one for that,
+// which need not be who took the call: whoever is known to take such calls is asked
+// besides, and says nothing about a call that it does not know.
 func (r *reception) ask() {
 	m := r.mesh
+	if r.ofItself() {
+		r.again.Reset(silenceFor)
+	}
 	unheard := r.stream.Count() == 0
 	if r.want.From == agentid.Control || unheard && r.asked == askMost {
 		return
@@ -421,12 +457,17 @@ func (r *reception) ask() {
 	if unheard && m.cfg.clock().Sub(r.sent) < limits.Window-limits.Ahead {
 		copied := *r.request
 		copied.Reply = "" // nobody there now does not mean that nobody took it
+		r.copied = true
 		if err := m.conn().PublishMsg(&copied); err != nil {
 			m.log.Debug().Err(err).Msg("a request was not sent again")
 		}
 	}
 	if !r.from.IsZero() {
 		r.confirm()
+	} else {
+		for _, id := range m.takers.list(r.call.scope) {
+			r.tellReceived(id)
+		}
 	}
 	r.again.Reset(min(signEvery<<min(r.asked, 8), againMost))
 	r.asked++

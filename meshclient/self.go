@@ -3,7 +3,6 @@ package meshclient
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -155,9 +154,9 @@ func (m *Mesh) postOnce(ctx context.Context, path string, body []byte, into any)
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: m.tls.Roots(), ServerName: u.Hostname(),
-	}}
+	// The certificate is shown although it may have ended: whoever renews it by its
+	// nkey has to have the TLS key too.
+	transport := &http.Transport{TLSClientConfig: m.tls.ClientTLS(u.Hostname())}
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.JoinPath(path).String(), bytes.NewReader(body))
 	if err != nil {

@@ -257,6 +257,7 @@ func (m *Mesh) rotate(ctx context.Context, self *registry.Agent, overlap time.Du
 	// the broker does not know of would be waited for in vain.
 	fresh.setCovered(slices.DeleteFunc(m.basis(self), func(d string) bool { return !old.covers(d) }))
 	m.retiring.Add(1)
+	old.replaced.Store(true)
 	m.link.Store(fresh)
 	m.attaching.Unlock()
 	m.tended.noteRotation(time.Now())

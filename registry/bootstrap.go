@@ -19,6 +19,7 @@ type Founder struct {
 	Curve    string    `json:"curve"`
 	Serial   string    `json:"serial"`
 	NotAfter time.Time `json:"not_after"`
+	TLS      string    `json:"tls"`             // hash of the TLS key's SPKI, as BindTLSKey takes it
 	CA       string    `json:"ca,omitempty"`    // pki.RootHash of its certificate's root
 	Trust    uint64    `json:"trust,omitempty"` // version of the trust document that it was made with
 }
@@ -56,6 +57,9 @@ func (s *Store) found(ctx context.Context, f Founder) error {
 	}
 	a, err := s.Agent(ctx, f.Agent.Agent)
 	if err != nil {
+		return err
+	}
+	if err := s.BindTLSKey(ctx, a.Agent, agentid.InstanceOf(f.Key), f.TLS); err != nil {
 		return err
 	}
 	i, err := s.register(ctx, registration{agent: a.Agent, since: a.Since, key: f.Key, curve: f.Curve, reason: "founded"})

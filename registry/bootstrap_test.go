@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
+	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
@@ -22,6 +23,7 @@ func (w *world) founder(id agentid.ID) registry.Founder {
 	return registry.Founder{
 		Agent: registry.NewAgent{Agent: id, Kind: registry.Person, Heartbeat: registry.HeartbeatNone, Rights: registry.Rights{Call: scopes("admin:registry")}},
 		Key:   public(w.TB, key(w.TB, nkeys.PrefixByteUser, label)), Curve: public(w.TB, key(w.TB, nkeys.PrefixByteCurve, label)),
+		TLS:    jws.Digest(label),
 		Serial: "07", NotAfter: start.Add(24 * time.Hour),
 	}
 }

@@ -37,6 +37,14 @@ func (s *Store) BindTLSKey(ctx context.Context, id agentid.ID, inst agentid.Inst
 	})
 }
 
+// HoldsTLSKey reports whether a TLS key, named as for BindTLSKey, is bound to the
+// instance. One that is bound to another instance is refused with
+// denial.AlreadyExists; one that is bound to nobody is not held.
+func (s *Store) HoldsTLSKey(ctx context.Context, id agentid.ID, inst agentid.Instance, spkiHash string) (bool, error) {
+	e, err := s.tlsOwner(ctx, spkiHash, InstanceKey(id, inst))
+	return err == nil && e.value != nil, err
+}
+
 // tlsOwner refuses a TLS key that is bound to another instance than owner.
 func (s *Store) tlsOwner(ctx context.Context, spkiHash, owner string) (entry, error) {
 	e, err := s.leaderRead(ctx, JoinsBucket, tlsKey(spkiHash))

@@ -62,7 +62,7 @@ func (p *past) enrol(t *testing.T, ctx context.Context, n registry.NewAgent) (di
 	admin, err := agentdir.Open(p.AgentDir("admin"))
 	must(err)
 	var r wire.EnrollResponse
-	if reason := ask(t, ctx, p.Mesh, wire.PathEnroll, wire.EnrollRequest{Proof: proof, Secret: secret, CSR: string(csr)}, &r); reason != "" {
+	if reason := ask(t, ctx, p.Mesh, "", wire.PathEnroll, wire.EnrollRequest{Proof: proof, Secret: secret, CSR: string(csr)}, &r); reason != "" {
 		t.Fatalf("enrolling %s: %s", n.Agent, reason)
 	}
 	must(agentdir.WriteIdentity(dir, keys.TLS, []byte(r.Certificate)))

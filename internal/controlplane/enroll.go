@@ -15,7 +15,7 @@ import (
 // serveEnroll admits a new instance by a join token, or by a token of its platform.
 // All that can be refused without either is looked at first: a bad request costs no
 // use, and no question to an issuer.
-func (p *Plane) serveEnroll(ctx context.Context, host string, body []byte) (any, error) {
+func (p *Plane) serveEnroll(ctx context.Context, from caller, body []byte) (any, error) {
 	var req wire.EnrollRequest
 	if err := decode(body, &req); err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (p *Plane) serveEnroll(ctx context.Context, host string, body []byte) (any,
 		return nil, err
 	}
 	e := registry.Enrolment{
-		Hash: c.Join, Agent: c.Agent, Key: c.Issuer, Curve: c.Curve, Host: host,
+		Hash: c.Join, Agent: c.Agent, Key: c.Issuer, Curve: c.Curve, Host: from.host,
 		TLS: jws.Digest(string(csr.RawSubjectPublicKeyInfo)),
 	}
 	how := "by a join token"

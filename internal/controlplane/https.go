@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"crypto/tls"
+	"crypto/x509"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
@@ -25,9 +26,10 @@ import (
 	"github.com/sealmesh/sealmesh/registry"
 )
 
-// endpoint is the HTTPS server for those that have no connection: to enrol, and
-// to learn why one was refused. It asks for no client certificate, every request
-// is signed.
+// endpoint is the HTTPS server for those that have no connection: to enrol, to learn
+// why one was refused, and to renew a certificate that ended. Every request is signed.
+// A client certificate proves no more than that the client has its key: it need not be
+// valid, and most have none.
 type endpoint struct {
 	server *http.Server
 	url    string
@@ -73,8 +75,10 @@ func (p *Plane) listen() (*endpoint, error) {
 		}
 		io.WriteString(w, "ok\n") //nolint:errcheck // the client may be gone
 	})
+	conf := p.source.ServerTLS()
+	conf.ClientAuth = tls.RequestClientCert
 	e.server = &http.Server{
-		Handler: mux, TLSConfig: p.source.ServerTLS(),
+		Handler: mux, TLSConfig: conf,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: stdlog.New(io.Discard, "", 0), // handshake failures of strangers
@@ -97,8 +101,14 @@ func (e *endpoint) close() {
 	<-e.done
 }
 
+// caller is who asks over HTTPS.
+type caller struct {
+	host  string
+	shown []*x509.Certificate // the first one's key is the caller's; nothing else is proved
+}
+
 // handle reads a bounded body, and writes the answer or the refusal as JSON.
-func (p *Plane) handle(f func(ctx context.Context, host string, body []byte) (any, error)) http.HandlerFunc {
+func (p *Plane) handle(f func(ctx context.Context, from caller, body []byte) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if v := recover(); v != nil {
@@ -117,7 +127,7 @@ func (p *Plane) handle(f func(ctx context.Context, host string, body []byte) (an
 		if h, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 			host = h
 		}
-		result, err := f(ctx, host, body)
+		result, err := f(ctx, caller{host: host, shown: r.TLS.PeerCertificates}, body)
 		if err == nil {
 			p.reply(w, http.StatusOK, result)
 			return
@@ -152,7 +162,7 @@ const denialFor = 2 * time.Minute
 // serveSelf tells the holder of a key what the mesh thinks of it, and nobody
 // else anything: whoever cannot sign with the key, or whose key is unknown,
 // learns the same.
-func (p *Plane) serveSelf(ctx context.Context, _ string, body []byte) (any, error) {
+func (p *Plane) serveSelf(ctx context.Context, _ caller, body []byte) (any, error) {
 	var c wire.SelfClaims
 	u, err := jws.Decode(string(body), wire.KindSelf, &c)
 	if err := p.proved(u, err, c.IssuedAt); err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // ask asks the HTTPS endpoint of a mesh, and returns the reason where it refuses.
-func ask(t *testing.T, ctx context.Context, m *devmesh.Mesh, path string, body, into any) denial.Reason {
+func ask(t *testing.T, ctx context.Context, m *devmesh.Mesh, dir, path string, body, into any) denial.Reason {
 	t.Helper()
 	text, err := json.Marshal(body)
 	if err != nil {
@@ -33,7 +33,20 @@ func ask(t *testing.T, ctx context.Context, m *devmesh.Mesh, path string, body, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{TLSClientConfig: source.ClientTLS("127.0.0.1")}
+	conf := source.ClientTLS("127.0.0.1")
+	conf.GetClientCertificate = nil
+	if dir != "" {
+		d, err := agentdir.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := d.Source()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conf.GetClientCertificate = own.ClientTLS("").GetClientCertificate
+	}
+	transport := &http.Transport{TLSClientConfig: conf}
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.Plane.URL()+path, bytes.NewReader(text))
 	if err != nil {
@@ -99,16 +112,20 @@ func TestRenewForOneselfOnly(t *testing.T) {
 		agent       string
 		audience    string
 		age         time.Duration
+		shows       string // whose directory the client certificate is from
 		want        denial.Reason
 	}{
-		"its own":                        {own, own, "reader", domain, 0, ""},
-		"another's name":                 {request(fresh, "other", domain), "", "reader", domain, 0, denial.BadInput},
-		"of another mesh":                {request(fresh, "reader", "else.example"), "", "reader", domain, 0, denial.BadInput},
-		"another's TLS key":              {request(stolen, "reader", domain), "", "reader", domain, 0, denial.AlreadyExists},
-		"a request that it did not sign": {request(fresh, "reader", domain), own + "x", "reader", domain, 0, denial.BadInput},
-		"as another":                     {request(fresh, "other", domain), "", "other", domain, 0, denial.UnlistedKey},
-		"to another mesh":                {own, own, "reader", "else.example", 0, denial.UnlistedKey},
-		"of an hour ago":                 {own, own, "reader", domain, time.Hour, denial.Stale},
+		"its own":                        {own, own, "reader", domain, 0, dir, ""},
+		"another's name":                 {request(fresh, "other", domain), "", "reader", domain, 0, dir, denial.BadInput},
+		"of another mesh":                {request(fresh, "reader", "else.example"), "", "reader", domain, 0, dir, denial.BadInput},
+		"another's TLS key":              {request(stolen, "reader", domain), "", "reader", domain, 0, dir, denial.AlreadyExists},
+		"a request that it did not sign": {request(fresh, "reader", domain), own + "x", "reader", domain, 0, dir, denial.BadInput},
+		"as another":                     {request(fresh, "other", domain), "", "other", domain, 0, dir, denial.UnlistedKey},
+		"to another mesh":                {own, own, "reader", "else.example", 0, dir, denial.UnlistedKey},
+		"of an hour ago":                 {own, own, "reader", domain, time.Hour, dir, denial.Stale},
+		"by its nkey alone":              {own, own, "reader", domain, 0, "", denial.BadCertificate},
+		"by another's TLS key":           {own, own, "reader", domain, 0, otherDir, denial.AlreadyExists},
+		"by that of who came first":      {own, own, "reader", domain, 0, m.AgentDir("admin"), denial.AlreadyExists},
 	} {
 		if tt.signed == "" {
 			tt.signed = tt.csr
@@ -121,7 +138,7 @@ func TestRenewForOneselfOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 		var r wire.Renewed
-		if got := ask(t, ctx, m, wire.PathRenew, wire.RenewRequest{Proof: proof, CSR: tt.csr}, &r); got != tt.want {
+		if got := ask(t, ctx, m, tt.shows, wire.PathRenew, wire.RenewRequest{Proof: proof, CSR: tt.csr}, &r); got != tt.want {
 			t.Errorf("%s: got %q, want %q", name, got, tt.want)
 		}
 		if tt.want != "" {

@@ -2,12 +2,14 @@ package meshdir
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"path/filepath"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
 	"github.com/sealmesh/sealmesh/internal/agentdir"
+	"github.com/sealmesh/sealmesh/internal/jws"
 	"github.com/sealmesh/sealmesh/pki"
 	"github.com/sealmesh/sealmesh/registry"
 )
@@ -49,6 +51,10 @@ func (b *builder) admin() error {
 	if err != nil {
 		return err
 	}
+	spki, err := x509.MarshalPKIXPublicKey(keys.TLS.Public())
+	if err != nil {
+		return fmt.Errorf("meshdir: making a key: %w", err)
+	}
 	c := b.mesh.Config
 	info := agentdir.Info{
 		Agent: id, Instance: agentid.InstanceOf(key), TrustDomain: c.TrustDomain, Prefix: c.Prefix,
@@ -66,7 +72,7 @@ func (b *builder) admin() error {
 			Agent: id, Kind: registry.Person, Heartbeat: registry.HeartbeatNone,
 			Rights: registry.Rights{Call: []capability.Scope{capability.RequireScope("admin:registry")}},
 		},
-		Key: key, Curve: curve, Serial: cert.Serial, NotAfter: cert.NotAfter, CA: b.agentRoot(), Trust: 1,
+		Key: key, Curve: curve, Serial: cert.Serial, NotAfter: cert.NotAfter, CA: b.agentRoot(), Trust: 1, TLS: jws.Digest(string(spki)),
 	}}, serverDir, "bootstrap.json")
 }
 

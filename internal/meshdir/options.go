@@ -109,7 +109,7 @@ func dialable(listen string) string {
 func hosts(extra []string, urls ...string) []string {
 	out := append([]string{"localhost", "127.0.0.1", "::1"}, extra...)
 	for _, s := range urls {
-		if u, err := url.Parse(s); err == nil {
+		if u, err := url.Parse(s); err == nil && u.Host != "" {
 			out = append(out, u.Hostname())
 		}
 	}

@@ -91,11 +91,12 @@ func expected(t *testing.T, folder, schema string) map[string]verdict {
 // TestVectors: the other implementation gives every verdict that is expected.
 func TestVectors(t *testing.T) {
 	for _, tt := range []struct {
-		mode  string
-		least int // how many vectors there are at least
-	}{{"envelope", 1000}, {"capability", 600}} {
+		mode   string
+		folder string
+		least  int // how many vectors there are at least
+	}{{"envelope", "envelope", 1000}, {"capability", "capability", 600}, {"trust", "capability", 70}} {
 		t.Run(tt.mode, func(t *testing.T) {
-			folder := filepath.Join("..", "vectors", tt.mode)
+			folder := filepath.Join("..", "vectors", tt.folder)
 			want := expected(t, folder, "sealmesh."+tt.mode+"-vector/v1")
 			if len(want) < tt.least {
 				t.Fatalf("found %d vectors, where there were %d and more", len(want), tt.least)

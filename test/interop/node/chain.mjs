@@ -9,6 +9,8 @@ const LATEST = 253402300799n
 const HEAD = [['kind', 'string'], ['iss', 'string'], ['iat', 'integer']]
 const MEMBERS = {
   'signing-key': [...HEAD, ['nkey', 'string'], ['purpose', 'string'], ['nbf', 'integer'], ['exp', 'integer']],
+  successor: [...HEAD, ['root', 'string']],
+  trust: [...HEAD, ['trust_domain', 'string'], ['version', 'integer'], ['infra', 'strings'], ['agent', 'strings', 'optional']],
   passport: [...HEAD, ['agent', 'string'], ['nkey', 'string'], ['curve', 'string']],
   token: [...HEAD, ['jti', 'string'], ['agent', 'string'], ['parent', 'string', 'optional'], ['capabilities', 'strings'], ['delegatable', 'strings'], ['depth', 'integer'], ['nbf', 'integer'], ['exp', 'integer']]
 }
@@ -20,7 +22,7 @@ const quote = s => '"' + s.replace(/["\\\u0000-\u001f\u2028\u2029]/g, c => SHORT
 const write = (type, value) => type === 'string' ? quote(value) : type === 'integer' ? value.toString() : '[' + value.map(quote).join(',') + ']'
 
 // decode reads a document of a kind: D7, D1 to D6.
-function decode (text, kind) {
+export function decode (text, kind) {
   const bad = why => refuse('bad-token', why)
   if (Buffer.byteLength(text) > 32768) refuse('too-large', 'D7')
   const parts = text.split('.')
@@ -47,7 +49,7 @@ function decode (text, kind) {
     let value = object[name]
     if (value === undefined && optional) continue
     if (type === 'string' && (typeof value !== 'string' || (optional && value === ''))) bad(`D4: ${name}`)
-    if (type === 'strings' && !(Array.isArray(value) && value.every(s => typeof s === 'string'))) bad(`D4: ${name}`)
+    if (type === 'strings' && (!(Array.isArray(value) && value.every(s => typeof s === 'string')) || (optional && value.length === 0))) bad(`D4: ${name}`)
     if (type === 'integer') {
       const m = new RegExp(`[{,]"${name}":(0|-?[1-9][0-9]{0,18})[,}]`).exec(json)
       if (typeof value !== 'number' || !m) bad(`D4: ${name}`)
@@ -62,14 +64,14 @@ function decode (text, kind) {
 }
 
 // checkKey refuses what is no public key of the kind: D6.
-function checkKey (kind, text) {
+export function checkKey (kind, text) {
   const raw = fromNkey(kind, text)
   if (raw === null || !ed25519.strict(raw)) refuse('bad-token', 'D6')
 }
 
 // signedBy reports whether the key that a document names signed it. Who is named
 // equals a key that was checked: a pinned root, a certified key, or a passport's.
-function signedBy (doc) {
+export function signedBy (doc) {
   const raw = fromNkey('A', doc.iss) ?? fromNkey('U', doc.iss)
   return raw !== null && ed25519.verify(raw, doc.signed, doc.signature)
 }
@@ -101,6 +103,14 @@ function checkScope (text) {
 
 const window = doc => { if (!(doc.nbf > 0n && doc.nbf < doc.exp && doc.exp <= LATEST)) refuse('bad-token', 'window') }
 
+// checkCertificate refuses what a certificate alone can have: K1 and K3.
+export function checkCertificate (doc) {
+  checkKey('A', doc.nkey)
+  if (doc.purpose !== 'tokens' && doc.purpose !== 'records') refuse('bad-token', 'K1')
+  window(doc)
+  if (doc.nkey === doc.iss) refuse('bad-token', 'K3')
+}
+
 // Keyring are the signing keys that pinned roots certify: K0 to K5.
 export class Keyring {
   #certificates = []
@@ -114,10 +124,8 @@ export class Keyring {
     }
     for (const text of certificates) {
       const doc = decode(text, 'signing-key')
-      checkKey('A', doc.nkey)
-      if (doc.purpose !== 'tokens' && doc.purpose !== 'records') refuse('bad-token', 'K1')
-      window(doc)
-      if (pinned.has(doc.nkey) || doc.nkey === doc.iss) refuse('bad-token', 'K3')
+      checkCertificate(doc)
+      if (pinned.has(doc.nkey)) refuse('bad-token', 'K3')
       if (!pinned.has(doc.iss)) refuse('unknown-signer', 'K2')
       if (!signedBy(doc)) refuse('bad-signature', 'K2')
       if (this.#certificates.some(c => c.nkey === doc.nkey && c.purpose !== doc.purpose)) refuse('bad-token', 'K4')

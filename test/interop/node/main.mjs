@@ -1,5 +1,6 @@
 // node main.mjs envelope DIR     judges the vectors below DIR
 // node main.mjs capability DIR   the same for chains
+// node main.mjs trust DIR        the same for trust documents
 // node main.mjs ed25519 FILE     the same for signatures alone
 // node main.mjs sign             signs the messages that stdin asks for
 //
@@ -13,6 +14,7 @@ import { Key, formed, strict, verify as verifySignature } from './ed25519.mjs'
 import { digestOf, nkey, Refusal } from './encoding.mjs'
 import { sign } from './envelope.mjs'
 import { Keyring, stands, verify } from './chain.mjs'
+import { Reader, trust } from './keys.mjs'
 import { Receiver } from './receiver.mjs'
 
 const say = object => process.stdout.write(JSON.stringify(object) + '\n')
@@ -43,6 +45,20 @@ function verdict (name, judge) {
   }
 }
 
+// reader has read the lists of a vector, of which only the last may be refused.
+function reader (v) {
+  const r = new Reader(v.roots, v.certificates)
+  const lists = v.lists ?? []
+  lists.forEach((list, i) => {
+    try {
+      r.take(list)
+    } catch (e) {
+      throw i < lists.length - 1 ? new Error(`${v.name}: list ${i + 1}: ${e.message}`) : e
+    }
+  })
+  return r
+}
+
 const received = m => ({ subject: m.subject, reply: m.reply, headers: m.headers, payload: Buffer.concat([Buffer.from(m.payload, 'base64'), Buffer.alloc(m.payload_zeros ?? 0)]) })
 
 const modes = {
@@ -59,12 +75,17 @@ const modes = {
   capability (folder) {
     for (const v of files(folder, 'sealmesh.capability-vector/v1')) {
       say(verdict(v.name, () => {
-        const chain = verify(v.chain, new Keyring(v.roots, v.certificates), v.now)
+        const chain = verify(v.chain, reader(v).keyring, v.now)
         if (v.presenter && chain.holder !== v.presenter) throw new Refusal('not-holder', 'T12')
         if (v.directory) stands(chain, v.directory, v.directory.at || v.now)
         const { holders, delegations, ...accept } = chain
         return accept
       }))
+    }
+  },
+  trust (folder) {
+    for (const v of files(folder, 'sealmesh.trust-vector/v1')) {
+      say(verdict(v.name, () => trust(v.trust, reader(v).roots, v.trust_domain)))
     }
   },
   ed25519 (file) {

@@ -19,10 +19,10 @@ import (
 func TestSecondVerifier(t *testing.T) {
 	for _, v := range load(t) {
 		t.Run(v.Name, func(t *testing.T) {
-			ring, reason := buildKeyring(v.Roots, v.Certificates)
+			r, reason := secondReader(v.keys)
 			var got verdict
 			if reason == "" {
-				got = verify(v.Chain, ring, v.Now)
+				got = verify(v.Chain, r.ring, v.Now)
 				reason = got.reason
 			}
 			if reason == "" && v.Presenter != "" && v.Presenter != got.Holder {

@@ -28,6 +28,9 @@ type member struct {
 }
 
 var forms = map[string][]member{
+	"successor": {{"kind", 's', false}, {"iss", 's', false}, {"iat", 'i', false}, {"root", 's', false}},
+	"trust": {{"kind", 's', false}, {"iss", 's', false}, {"iat", 'i', false}, {"trust_domain", 's', false}, {"version", 'i', false},
+		{"infra", 'l', false}, {"agent", 'l', true}},
 	"signing-key": {{"kind", 's', false}, {"iss", 's', false}, {"iat", 'i', false}, {"nkey", 's', false}, {"purpose", 's', false}, {"nbf", 'i', false}, {"exp", 'i', false}},
 	"passport":    {{"kind", 's', false}, {"iss", 's', false}, {"iat", 'i', false}, {"agent", 's', false}, {"nkey", 's', false}, {"curve", 's', false}},
 	"token": {{"kind", 's', false}, {"iss", 's', false}, {"iat", 'i', false}, {"jti", 's', false}, {"agent", 's', false}, {"parent", 's', true},
@@ -118,6 +121,7 @@ func (p *parser) payload(d *document, form []member) bool {
 			d.i[m.name], ok = p.integer()
 		case 'l':
 			d.l[m.name], ok = p.list()
+			ok = ok && !(m.optional && len(d.l[m.name]) == 0)
 		}
 		if !ok {
 			return false
@@ -259,8 +263,8 @@ func buildKeyring(roots, certificates []string) (keyring, denial.Reason) {
 			return nil, reason // K1
 		}
 		key, purpose := c.s["nkey"], c.s["purpose"]
-		if !signingKey(key, isAccount) || purpose != "tokens" && purpose != "records" || !window(c) || key == c.s["iss"] {
-			return nil, "bad-token" // K1, K3
+		if fault := certificateFault(c); fault != "" {
+			return nil, fault
 		}
 		if !slices.Contains(roots, c.s["iss"]) {
 			return nil, "unknown-signer" // K2
@@ -279,6 +283,15 @@ func buildKeyring(roots, certificates []string) (keyring, denial.Reason) {
 		ring[key] = append(ring[key], certified{purpose, c.i["nbf"], c.i["exp"]})
 	}
 	return ring, ""
+}
+
+// certificateFault is what a certificate alone can have, K1 and K3.
+func certificateFault(c *document) denial.Reason {
+	key, purpose := c.s["nkey"], c.s["purpose"]
+	if !signingKey(key, isAccount) || purpose != "tokens" && purpose != "records" || !window(c) || key == c.s["iss"] {
+		return "bad-token"
+	}
+	return ""
 }
 
 func window(d *document) bool {

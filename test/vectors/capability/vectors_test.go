@@ -21,22 +21,36 @@ import (
 	"github.com/sealmesh/sealmesh/registry"
 )
 
-const schema = "sealmesh.capability-vector/v1"
+const (
+	schema      = "sealmesh.capability-vector/v1"
+	trustSchema = "sealmesh.trust-vector/v1"
+)
 
+// about is what every file says of itself, and keys what its reader knows.
+type about struct {
+	Schema      string        `json:"schema"`
+	Name        string        `json:"name"`
+	Section     string        `json:"section"`
+	Rule        string        `json:"rule"`
+	Description string        `json:"description"`
+	Refuse      denial.Reason `json:"refuse"`
+}
+
+type keys struct {
+	Roots        []string `json:"roots"`
+	Certificates []string `json:"certificates"`
+	Lists        []string `json:"lists"`
+}
+
+// vector is a file about a chain.
 type vector struct {
-	Schema       string          `json:"schema"`
-	Name         string          `json:"name"`
-	Section      string          `json:"section"`
-	Rule         string          `json:"rule"`
-	Description  string          `json:"description"`
-	Roots        []string        `json:"roots"`
-	Certificates []string        `json:"certificates"`
-	Chain        string          `json:"chain"`
-	Now          int64           `json:"now"`
-	Presenter    string          `json:"presenter"`
-	Directory    *directoryState `json:"directory"`
-	Accept       *accepted       `json:"accept"`
-	Refuse       denial.Reason   `json:"refuse"`
+	about
+	keys
+	Chain     string          `json:"chain"`
+	Now       int64           `json:"now"`
+	Presenter string          `json:"presenter"`
+	Directory *directoryState `json:"directory"`
+	Accept    *accepted       `json:"accept"`
 }
 
 type accepted struct {
@@ -66,35 +80,43 @@ type directoryState struct {
 	Unreadable []string `json:"unreadable"`
 }
 
-// decode reads one vector. A member that nobody reads would be a test that
+// decode reads one file into v. A member that nobody reads would be a test that
 // nobody runs.
-func decode(text []byte) (*vector, error) {
+func decode(text []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
-	v := new(vector)
 	if err := dec.Decode(v); err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("something follows the vector")
+		return errors.New("something follows the vector")
 	}
-	return v, nil
+	return nil
 }
 
 var loaded struct {
 	sync.Mutex
-	all []*vector
+	chains []*vector
+	trusts []*trustVector
 }
 
-// load returns all vectors, at least as many as there were ever meant to be.
+// load returns all vectors of chains.
 func load(t testing.TB) []*vector {
+	t.Helper()
+	chains, _ := loadAll(t)
+	return chains
+}
+
+// loadAll returns all vectors, at least as many as there were ever meant to be.
+func loadAll(t testing.TB) ([]*vector, []*trustVector) {
 	t.Helper()
 	loaded.Lock()
 	defer loaded.Unlock()
-	if loaded.all != nil {
-		return loaded.all
+	if loaded.chains != nil {
+		return loaded.chains, loaded.trusts
 	}
-	var out []*vector
+	var chains []*vector
+	var trusts []*trustVector
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".json" {
 			return err
@@ -103,27 +125,30 @@ func load(t testing.TB) []*vector {
 		if err != nil {
 			return err
 		}
-		v, err := decode(text)
-		if err != nil {
-			t.Errorf("%s: %v", path, err)
-			return nil
+		name := strings.TrimSuffix(filepath.ToSlash(path), ".json")
+		var of *about
+		if strings.HasPrefix(name, "trust/") {
+			v := new(trustVector)
+			err, of, trusts = decode(text, v), &v.about, append(trusts, v)
+		} else {
+			v := new(vector)
+			err, of, chains = decode(text, v), &v.about, append(chains, v)
 		}
-		if want := strings.TrimSuffix(filepath.ToSlash(path), ".json"); v.Name != want {
-			t.Errorf("%s: its name is %q", path, v.Name)
+		if err != nil || of.Name != name {
+			t.Errorf("%s: its name is %q, %v", path, of.Name, err)
 		}
-		out = append(out, v)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(out) < 600 {
-		t.Fatalf("found %d vectors, where there were 600 and more", len(out))
+	if len(chains) < 600 || len(trusts) < 70 {
+		t.Fatalf("found %d vectors of chains and %d of trust documents, where there were 600 and 70, and more", len(chains), len(trusts))
 	}
 	if !t.Failed() {
-		loaded.all = out
+		loaded.chains, loaded.trusts = chains, trusts
 	}
-	return out
+	return chains, trusts
 }
 
 // standing answers as the registry's records do.
@@ -199,7 +224,7 @@ func (s standing) NotVoided(id agentid.ID, token string) error {
 
 // judge does what README.md tells an implementer to do, step by step.
 func judge(v *vector) (*capability.Chain, error) {
-	ring, err := capability.NewKeyring(v.Roots, v.Certificates)
+	ring, err := v.keyring()
 	if err != nil {
 		return nil, err
 	}
@@ -281,9 +306,11 @@ func equal(t *testing.T, got, want accepted) {
 // TestRunnerIsStrict: a member that is not known, a second document in a file,
 // and a text that is none fail. Otherwise a misspelt vector would pass.
 func TestRunnerIsStrict(t *testing.T) {
-	for _, text := range []string{`{"schema":"x","expect":"ok"}`, `{"accept":{"scope":[]}}`, `{"directory":{"agent":[]}}`, `{} {}`, `{}]`, ``, `[]`} {
-		if _, err := decode([]byte(text)); err == nil {
-			t.Errorf("%s was read", text)
+	for _, text := range []string{`{"schema":"x","expect":"ok"}`, `{"accept":{"scope":[]}}`, `{"directory":{"agent":[]}}`, `{"list":[]}`, `{} {}`, `{}]`, ``, `[]`} {
+		for _, v := range []any{new(vector), new(trustVector)} {
+			if err := decode([]byte(text), v); err == nil {
+				t.Errorf("%s was read", text)
+			}
 		}
 	}
 }
@@ -293,11 +320,12 @@ func TestRunnerIsStrict(t *testing.T) {
 type rule struct {
 	section string
 	reasons []denial.Reason
+	named   bool // a test that shows it
 }
 
 var (
 	heading = regexp.MustCompile(`^## (.+)$`)
-	ruled   = regexp.MustCompile(`^(?:\| |- |\d+\. )?\**([DGKPTCVS]\d+)\.\**[ *]`)
+	ruled   = regexp.MustCompile(`^(?:\| |- |\d+\. )?\**([DGKRPTCVS]\d+)\.\**[ *]`)
 	quoted  = regexp.MustCompile("`([a-z-]+)`")
 	named   = regexp.MustCompile("`[a-z/]+\\.(?:Test|Fuzz)[A-Za-z]+`")
 )
@@ -323,7 +351,7 @@ func spec(t *testing.T) (lines []string, rules map[string]rule) {
 		if _, twice := rules[m[1]]; twice {
 			t.Errorf("the specification has two rules %s", m[1])
 		}
-		r := rule{section: section}
+		r := rule{section: section, named: named.MatchString(line)}
 		for _, q := range quoted.FindAllStringSubmatch(line, -1) {
 			if known[denial.Reason(q[1])] && !slices.Contains(r.reasons, denial.Reason(q[1])) {
 				r.reasons = append(r.reasons, denial.Reason(q[1]))
@@ -356,12 +384,21 @@ func reasons(t *testing.T) map[denial.Reason]bool {
 
 // TestEveryRuleHasItsVectors: each rule of the specification is broken by a
 // vector for each reason that it gives, and no vector names a rule, a section or
-// a reason that there is not.
+// a reason that there is not. A rule without a reason, about what is remembered,
+// may name a test instead.
 func TestEveryRuleHasItsVectors(t *testing.T) {
 	_, rules := spec(t)
 	known := reasons(t)
 	seen := map[string]map[denial.Reason]int{}
-	for _, v := range load(t) {
+	chains, trusts := loadAll(t)
+	want := map[*about]string{}
+	for _, v := range chains {
+		want[&v.about] = schema
+	}
+	for _, v := range trusts {
+		want[&v.about] = trustSchema
+	}
+	for v, schema := range want {
 		r, ok := rules[v.Rule]
 		switch {
 		case v.Schema != schema:
@@ -383,7 +420,7 @@ func TestEveryRuleHasItsVectors(t *testing.T) {
 		seen[v.Rule][v.Refuse]++
 	}
 	for id, r := range rules {
-		if len(seen[id]) == 0 {
+		if len(seen[id]) == 0 && (len(r.reasons) > 0 || !r.named) {
 			t.Errorf("rule %s has no vector", id)
 		}
 		for _, reason := range r.reasons {

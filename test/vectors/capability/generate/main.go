@@ -21,6 +21,8 @@ func all() *book {
 	b.integers()
 	b.scopes()
 	b.signingKeys()
+	b.lists()
+	b.trust()
 	b.passports()
 	b.tokens()
 	b.chains()

@@ -74,6 +74,7 @@ type story struct {
 	roots        []string
 	certificates []*certificate
 	certDocs     []*document
+	lists        [][]*document // that were published since, in their order
 	links        []*link
 	join         func(docs []string) string // instead of joining them with "~"
 	now          int64

@@ -6,17 +6,26 @@ import (
 	"strings"
 )
 
-const schema = "sealmesh.capability-vector/v1"
+const (
+	schema      = "sealmesh.capability-vector/v1"
+	trustSchema = "sealmesh.trust-vector/v1"
+)
 
-// vector is one file. README.md says what each member means.
+// about is how every file begins.
+type about struct {
+	Schema      string `json:"schema"`
+	Name        string `json:"name"`
+	Section     string `json:"section"`
+	Rule        string `json:"rule"`
+	Description string `json:"description"`
+}
+
+// vector is one file about a chain. README.md says what each member means.
 type vector struct {
-	Schema       string     `json:"schema"`
-	Name         string     `json:"name"`
-	Section      string     `json:"section"`
-	Rule         string     `json:"rule"`
-	Description  string     `json:"description"`
+	about
 	Roots        []string   `json:"roots"`
 	Certificates []string   `json:"certificates"`
+	Lists        []string   `json:"lists,omitempty"`
 	Chain        string     `json:"chain"`
 	Now          int64      `json:"now"`
 	Presenter    string     `json:"presenter,omitempty"`
@@ -61,6 +70,7 @@ var sections = map[byte]string{
 	'D': "Signed documents",
 	'G': "Scopes",
 	'K': "Signing keys",
+	'R': "Trust documents",
 	'P': "Passports",
 	'T': "Tokens",
 	'C': "Chains",
@@ -71,6 +81,7 @@ var sections = map[byte]string{
 // book collects the vectors.
 type book struct {
 	vectors []vector
+	trusts  []*trustFile
 }
 
 // base begins a vector's story; tell changes it.
@@ -81,8 +92,8 @@ func (b *book) add(name, rule, description string, base func() *story, tell func
 	}
 	certificates, chain, docs := s.write()
 	b.vectors = append(b.vectors, vector{
-		Schema: schema, Name: name, Section: sections[rule[0]], Rule: rule, Description: description,
-		Roots: s.roots, Certificates: certificates, Chain: chain, Now: s.now, Presenter: s.presenter,
+		about: about{Schema: schema, Name: name, Section: sections[rule[0]], Rule: rule, Description: description},
+		Roots: s.roots, Certificates: certificates, Lists: s.published(), Chain: chain, Now: s.now, Presenter: s.presenter,
 	})
 	v := &b.vectors[len(b.vectors)-1]
 	if s.directory != nil {
@@ -114,7 +125,7 @@ func (b *book) accept(name, rule, description string, base func() *story, tell f
 // files returns the vectors as they are committed, by path.
 func (b *book) files() map[string][]byte {
 	out := map[string][]byte{}
-	for _, v := range b.vectors {
+	write := func(name string, v any) {
 		var buf bytes.Buffer
 		enc := json.NewEncoder(&buf)
 		enc.SetEscapeHTML(false)
@@ -122,11 +133,17 @@ func (b *book) files() map[string][]byte {
 		if err := enc.Encode(v); err != nil {
 			panic(err) // there is nothing in it that does not encode
 		}
-		path := v.Name + ".json"
+		path := name + ".json"
 		if _, twice := out[path]; twice || strings.ToLower(path) != path {
-			panic("two vectors with one name, or a name with capitals: " + v.Name)
+			panic("two vectors with one name, or a name with capitals: " + name)
 		}
 		out[path] = buf.Bytes()
+	}
+	for _, v := range b.vectors {
+		write(v.Name, v)
+	}
+	for _, f := range b.trusts {
+		write(f.Name, f)
 	}
 	return out
 }
