@@ -198,8 +198,15 @@ func TestEnrolmentIsExact(t *testing.T) {
 			"both tokens": {func(c *candidate) {
 				c.req.Secret, c.claims.Join, c.req.OIDC, c.claims.OIDC = join.Secret, registry.JoinHash(join.Secret), token, registry.JoinHash(token)
 			}, nil, denial.BadInput},
-			"an old proof":  {func(c *candidate) { c.claims.IssuedAt -= 3600 }, nil, denial.Stale},
-			"a swapped key": {nil, func(c *candidate) { c.req.Proof = c.req.Proof[:len(c.req.Proof)-2] + "AA" }, ""},
+			"an old proof": {func(c *candidate) { c.claims.IssuedAt -= 3600 }, nil, denial.Stale},
+			"a swapped key": {nil, func(c *candidate) {
+				at := len(c.req.Proof) - 20 // in the middle of the signature
+				other := "A"
+				if c.req.Proof[at:at+1] == other {
+					other = "B"
+				}
+				c.req.Proof = c.req.Proof[:at] + other + c.req.Proof[at+1:]
+			}, ""},
 		} {
 			c := newCandidate(t, "pod", td)
 			admit(c)

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -34,6 +36,12 @@ var (
 // answerLimit is the longest answer in bytes. It holds a certificate chain, CA
 // roots and signed documents, so more than a request.
 const answerLimit = 4 * limits.HTTPBody
+
+// The first and the longest pause after a connection was closed without a word.
+const (
+	hungUpFirst = 200 * time.Millisecond
+	hungUpLast  = 2 * time.Second
+)
 
 // endpoint is the control plane's HTTPS endpoint.
 type endpoint struct {
@@ -102,6 +110,23 @@ func (e *endpoint) meet(ctx context.Context) error {
 	}
 	e.trustDomain = c.ConnectionState().PeerCertificates[0].URIs[0].Host // know checked it
 	return nil
+}
+
+// patiently tries again where the connection was closed without a word, as a control
+// plane does with those of an address that has many open: fifty hosts behind one
+// address may enrol at once. The same request may come twice, it is answered as before.
+func patiently(ctx context.Context, try func() error) error {
+	for pause := hungUpFirst; ; pause *= 2 {
+		err := try()
+		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) || pause > hungUpLast {
+			return err
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (e *endpoint) failed(err error) error {

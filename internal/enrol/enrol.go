@@ -81,7 +81,7 @@ func enrol(ctx context.Context, token ticket, dir string) (agentdir.Info, error)
 	defer e.close()
 	// Before any key is made: the certificate request names the trust domain,
 	// which the control plane's certificate tells.
-	if err := e.meet(ctx); err != nil {
+	if err := patiently(ctx, func() error { return e.meet(ctx) }); err != nil {
 		return agentdir.Info{}, err
 	}
 	h, err := newHost(dir, token, e.trustDomain)
@@ -93,7 +93,11 @@ func enrol(ctx context.Context, token ticket, dir string) (agentdir.Info, error)
 	if err != nil {
 		return agentdir.Info{}, err
 	}
-	resp, err := e.post(ctx, req)
+	var resp wire.EnrollResponse
+	err = patiently(ctx, func() (err error) {
+		resp, err = e.post(ctx, req)
+		return err
+	})
 	if err != nil {
 		return agentdir.Info{}, err
 	}

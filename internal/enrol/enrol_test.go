@@ -3,6 +3,7 @@ package enrol_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -431,6 +432,47 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 	if n, _ := to.seen(); n != 0 {
 		t.Errorf("%d requests followed", n)
+	}
+}
+
+// A control plane hangs up on an address that has too many connections open. Whoever
+// enrols tries again for a while.
+func TestHungUpOn(t *testing.T) {
+	for _, times := range []int{2, 100} {
+		p := newPlane(t, newMesh(t, "test.example"))
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		go func() {
+			for n := 0; ; n++ {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				if n < times {
+					_ = c.Close()
+					continue
+				}
+				to, err := net.Dial("tcp", strings.TrimPrefix(p.url, "https://"))
+				if err != nil {
+					_ = c.Close()
+					return
+				}
+				go func() { _, _ = io.Copy(to, c); _ = to.Close() }()
+				go func() { _, _ = io.Copy(c, to); _ = c.Close() }()
+			}
+		}()
+		token := p.token("reader")
+		token.URL = "https://" + l.Addr().String()
+		_, err = enrol.Enrol(t.Context(), token, t.TempDir())
+		if times == 2 && err != nil {
+			t.Errorf("after two connections that were closed: %v", err)
+		}
+		if times > 2 && !errors.Is(err, enrol.ErrUnreachable) {
+			t.Errorf("by whom every connection is closed: got %v", err)
+		}
 	}
 }
 
