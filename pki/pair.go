@@ -47,6 +47,13 @@ func ReplacePair(certFile, keyFile string, key *Key, chain []byte) error {
 	return nil
 }
 
+// PairHalfDone reports whether a [ReplacePair] of a key file is under way or was
+// interrupted.
+func PairHalfDone(keyFile string) bool {
+	_, err := os.Lstat(nextKey(keyFile))
+	return err == nil
+}
+
 // MendPair ends a [ReplacePair] that was interrupted: forward where the certificate
 // is the new key's already, else back. It reports whether there was one. Callers
 // that replace at the same time need a lock.

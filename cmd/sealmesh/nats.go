@@ -35,7 +35,11 @@ func newNATSReload(a *app) *cobra.Command {
 after another. A reload cuts the connections of that server's agents, who come back
 by themselves; the next server waits until they are back and what is stored is in
 order. The control plane does this by itself after it renewed a certificate. It
-goes on where the command ends; --wait waits for its end.`,
+goes on where the command ends; --wait waits for its end.
+
+Some of its settings nats-server takes only when it starts, as the issuer and the
+xkey of the callout. A server in whose file one of those changed refuses the whole
+file until it is restarted: its state is restart then, and nobody was cut.`,
 		Args: takes(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := a.deadline(c.Context(), 0)
@@ -124,6 +128,8 @@ func rollLine(s wire.RollServer) string {
 		return fmt.Sprintf("%s: has read them; waiting for its clients", clean(s.Name))
 	case wire.ServerDone:
 		return fmt.Sprintf("%s: done after %s", clean(s.Name), span(int64(s.MS)))
+	case wire.ServerRestart:
+		return fmt.Sprintf("%s: refuses its files until it is restarted", clean(s.Name))
 	case wire.ServerAway:
 		return fmt.Sprintf("%s: away; it reads its files when it starts", clean(s.Name))
 	}
@@ -150,7 +156,11 @@ func (a *app) showRoll(roll wire.Roll) error {
 				}
 			}
 		}
-		if roll.State == wire.RollFailed {
+		restart, stopped := roll.RestartNeeded()
+		if len(restart) > 0 {
+			fmt.Fprintf(w, "ALARM: restart %s, one after another: until then it takes no change of its files, new certificates included\n", listed(restart))
+		}
+		if roll.State == wire.RollFailed && (stopped || len(restart) == 0) {
 			fmt.Fprintf(w, "ALARM: it stopped there, and the servers behind were left alone: %s\n", clean(roll.Error))
 		}
 	}); err != nil {

@@ -83,6 +83,11 @@ func (a *app) up(ctx context.Context, mesh *meshdir.Mesh, fresh bool, listen str
 	log := a.runLog()
 	start, cancel := a.deadline(ctx, startTimeout)
 	defer cancel()
+	for _, s := range mesh.NATSServers() {
+		if err := s.Mend(); err != nil {
+			return err
+		}
+	}
 	srv, err := natsserver.Start(start, natsserver.Config{File: mesh.ServerConf(), Listen: listen, Log: log})
 	if err != nil {
 		return outOfTime(start, err)

@@ -40,7 +40,8 @@ type endings struct {
 	said map[ending]int
 }
 
-// alsoEnds adds to what ends. f is called often and from any goroutine.
+// alsoEnds adds to what ends. f is called often and from any goroutine, and must wait
+// for nothing: certificates are renewed in the same loop.
 func (p *Plane) alsoEnds(f func() []ending) {
 	p.endings.mu.Lock()
 	defer p.endings.mu.Unlock()

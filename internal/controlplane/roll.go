@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/denial"
 	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/registry"
 )
 
 const (
@@ -30,15 +32,20 @@ const (
 	// awayShare is which part of a server's clients may stay away without the roll
 	// being stopped: some end by themselves meanwhile.
 	awayShare = 10
+	// leftMost is of how many agents that are away it is asked whether they said goodbye.
+	leftMost = 16
 )
 
 // errNoReload says why nothing can be reloaded from here.
 var errNoReload = errors.New("the mesh has no system account, so nats-servers can be reloaded by a signal alone")
 
+// errRestart is that of a server which refuses its files until it is restarted.
+var errRestart = errors.New("it has to be restarted")
+
 // roll has the nats-servers read their files anew, one after another: a reload cuts
 // the connections of all agents of a server, so the next one waits until these are
 // connected again and what is stored is in order. It stops at the first server that
-// does not come back. Only one replica rolls at a time; roll waits for a turn, and
+// does not come back; one that has to be restarted it leaves as it is. Only one replica rolls at a time; roll waits for a turn, and
 // does nothing where the files are those that were rolled last.
 func (p *Plane) roll(ctx context.Context, why string) error {
 	return p.rollThose(ctx, why, func(string) bool { return false })
@@ -58,6 +65,7 @@ func (p *Plane) operateRoll(ctx context.Context, by agentid.ID, req wire.AdminRe
 	switch req.Roll {
 	case "status":
 		roll, _, err := p.rolled(ctx)
+		p.restarted(&roll)
 		return roll, err
 	case "start":
 	default:
@@ -71,6 +79,7 @@ func (p *Plane) operateRoll(ctx context.Context, by agentid.ID, req wire.AdminRe
 	if err != nil {
 		return nil, err
 	}
+	r.by = by
 	p.change(by, agentid.ID{}, agentid.Instance{}, string(wire.OpRoll), req.Reason, nil)
 	view := r.view()
 	p.wg.Go(func() {
@@ -88,6 +97,7 @@ type rollRun struct {
 	files  string // digest of the files of the mesh directory
 	nodes  []*rollNode
 	why    string
+	by     agentid.ID // who asked for it; its command ends, and is not waited for
 	began  time.Time
 }
 
@@ -210,7 +220,14 @@ func (r *rollRun) run(skip func(name string) bool) (err error) {
 			continue
 		}
 		start := time.Now()
-		if err = r.node(n); err != nil {
+		err = r.node(n)
+		if errors.Is(err, errRestart) {
+			// It has cut nobody, so the next one need not wait for it.
+			n.State, n.Detail = wire.ServerRestart, err.Error()
+			err = nil
+			continue
+		}
+		if err != nil {
 			n.State, n.Detail = wire.ServerFailed, err.Error()
 			err = fmt.Errorf("controlplane: reloading %s: %w", n.Name, err)
 			break
@@ -222,6 +239,13 @@ func (r *rollRun) run(skip func(name string) bool) (err error) {
 	if err != nil {
 		state = wire.RollFailed
 		p.log.Error().Err(err).Str("why", r.why).Msg("ALARM: nats-servers are not all reloaded: the rest were left alone")
+	}
+	if restart, _ := r.view().RestartNeeded(); len(restart) > 0 {
+		state = wire.RollFailed
+		p.log.Error().Strs("restart_needed", restart).Str("why", r.why).Msg("ALARM: nats-servers have to be restarted, one after another: until then they take no change of their files, new certificates included")
+		if err == nil {
+			err = fmt.Errorf("controlplane: %s: %w", strings.Join(restart, ", "), errRestart)
+		}
 	}
 	if e := r.say(state, err); e != nil {
 		p.log.Warn().Err(e).Msg("state of the roll cannot be written")
@@ -242,7 +266,9 @@ func (r *rollRun) node(n *rollNode) error {
 		return err
 	}
 	if n.reload != nil {
-		err = n.reload()
+		if err = n.reload(); err != nil {
+			err = cmp.Or(needsRestart(err.Error()), err)
+		}
 	} else {
 		err = p.reload(r.ctx, n.Server)
 	}
@@ -287,6 +313,9 @@ func (r *rollRun) before(n *rollNode) (before crowd, err error) {
 			return err
 		}
 		for _, t := range c.found {
+			if t.agent == r.by && !r.by.IsZero() {
+				continue
+			}
 			before[t.agent]++
 			if t.server == n.Server {
 				here[t.agent]++
@@ -328,8 +357,19 @@ func (r *rollRun) settle(n *rollNode, before crowd) error {
 			now[t.agent]++
 		}
 		asked, n.Missing = true, 0
+		away := crowd{}
 		for agent, k := range before {
-			n.Missing += max(0, k-now[agent])
+			if k > now[agent] {
+				away[agent] = k - now[agent]
+				n.Missing += away[agent]
+			}
+		}
+		if len(away) <= leftMost {
+			for agent, k := range away {
+				if r.left(ctx, agent) {
+					n.Missing -= k
+				}
+			}
 		}
 		if n.Missing > 0 {
 			return fmt.Errorf("%d of its %d clients are not back", n.Missing, n.Clients)
@@ -343,6 +383,15 @@ func (r *rollRun) settle(n *rollNode, before crowd) error {
 		return nil
 	}
 	return err
+}
+
+// left reports whether an agent is away because it said goodbye. Commands do, the one
+// that began the roll among them.
+func (r *rollRun) left(ctx context.Context, agent agentid.ID) bool {
+	all, err := r.p.store.Instances(ctx, agent)
+	return err == nil && len(all) > 0 && !slices.ContainsFunc(all, func(i *registry.Instance) bool {
+		return i.State != registry.Left
+	})
 }
 
 // until repeats a look until it is content, and returns its last complaint where it
@@ -388,9 +437,42 @@ func (p *Plane) reload(ctx context.Context, server string) error {
 	case a.Error != nil && strings.Contains(a.Error.Text, noFile):
 		return errors.New("it runs inside sealmesh up, whose control plane alone can reload it; it reads its certificates by itself")
 	case a.Error != nil:
-		return fmt.Errorf("it refused its files: %.300q", a.Error.Text)
+		return cmp.Or(needsRestart(a.Error.Text), fmt.Errorf("it refused its files: %.300q", a.Error.Text))
 	}
 	return nil
+}
+
+// startOnly is how a nats-server begins to say that a change of its files is one that
+// it takes only when it starts, and which.
+const startOnly = "config reload not supported for "
+
+// needsRestart is errRestart where a server refused its files for that, else nil. What
+// the old and the new value are stays out of it.
+func needsRestart(refusal string) error {
+	_, what, ok := strings.Cut(refusal, startOnly)
+	if !ok {
+		return nil
+	}
+	what, _, _ = strings.Cut(what, ":")
+	return fmt.Errorf("%w: nats-server takes a change of %.60q only when it starts, and until then no other change of its files", errRestart, what)
+}
+
+// restarted notes in the state of the last roll which servers were restarted since:
+// they have read their files.
+func (p *Plane) restarted(roll *wire.Roll) {
+	open := 0
+	for i := range roll.Servers {
+		s := &roll.Servers[i]
+		if s.State == wire.ServerRestart && p.servers.another(s.Name, s.Server) {
+			s.State, s.Detail = wire.ServerDone, "it was restarted since"
+		}
+		if s.State != wire.ServerDone && s.State != wire.ServerAway {
+			open++
+		}
+	}
+	if roll.State == wire.RollFailed && open == 0 {
+		roll.State, roll.Error = wire.RollDone, ""
+	}
 }
 
 // streamsCurrent returns nil where each stream of the mesh has a leader and all of

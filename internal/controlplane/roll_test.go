@@ -2,13 +2,17 @@ package controlplane_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/sealmesh/sealmesh/agentid"
 	"github.com/sealmesh/sealmesh/capability"
@@ -58,6 +62,7 @@ type traffic struct {
 	made, failed atomic.Int64
 	mu           sync.Mutex
 	errs         []string
+	nobody       map[string][]time.Time // by scope: when nobody handled it
 	stop         context.CancelFunc
 	wg           sync.WaitGroup
 }
@@ -76,7 +81,11 @@ func (f *traffic) run(ctx context.Context, caller *meshclient.Mesh, scope string
 			if err != nil {
 				f.failed.Add(1)
 				f.mu.Lock()
-				f.errs = append(f.errs, fmt.Sprintf("after %s: %v", time.Since(at).Round(time.Millisecond), err))
+				if strings.Contains(err.Error(), "nobody handles") {
+					f.nobody[scope] = append(f.nobody[scope], at)
+				} else {
+					f.errs = append(f.errs, fmt.Sprintf("after %s: %v", time.Since(at).Round(time.Millisecond), err))
+				}
 				f.mu.Unlock()
 			}
 		}
@@ -107,7 +116,8 @@ func place(t *testing.T, ctx context.Context, m *devmesh.Mesh, name string, node
 	return c
 }
 
-// The servers are reloaded one after another under traffic. Nobody's call is lost, and
+// The servers are reloaded one after another under traffic. Nobody's call is lost but
+// those of a scope whose handlers were all on the server that is reloaded, and
 // nothing takes a reload for a death or for a loss.
 func TestRollUnderTraffic(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
@@ -120,7 +130,7 @@ func TestRollUnderTraffic(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = m.Close() })
-			f := &traffic{}
+			f := &traffic{nobody: map[string][]time.Time{}}
 			var run context.Context
 			run, f.stop = context.WithCancel(ctx)
 			for i := range nodes {
@@ -173,6 +183,25 @@ func TestRollUnderTraffic(t *testing.T) {
 				}
 				t.Errorf("a call failed %s", e)
 			}
+			// Handlers that come back from one reload go to any other server. Where all of a
+			// scope are on the one that is reloaded next, nobody handles it until they are
+			// back.
+			for scope, at := range f.nobody {
+				gaps, began := 1, at[0]
+				for i := range at {
+					if i > 0 && at[i].Sub(at[i-1]) > time.Second {
+						gaps, began = gaps+1, at[i]
+					}
+					if gap := at[i].Sub(began); gap > time.Second {
+						t.Errorf("nobody handled %s for %s", scope, gap)
+						break
+					}
+				}
+				t.Logf("nobody handled %s: %d calls, at %d times", scope, len(at), gaps)
+				if gaps > nodes {
+					t.Errorf("nobody handled %s at %d times in a roll of %d servers", scope, gaps, nodes)
+				}
+			}
 			if lost > nodes*nodes {
 				t.Errorf("%d calls of %d callers were refused because the replay store could not be asked", lost, nodes)
 			}
@@ -187,6 +216,93 @@ func TestRollUnderTraffic(t *testing.T) {
 			}
 			if before.Replay == nil || after.Replay == nil || after.Replay.Raises != before.Replay.Raises {
 				t.Errorf("a reload was taken for a loss of the replay store: %+v, before %+v", after.Replay, before.Replay)
+			}
+		})
+	}
+}
+
+// admissions notes when the callout admitted whom, from the log.
+type admissions struct {
+	mu sync.Mutex
+	at map[string][]time.Time
+}
+
+// Write implements io.Writer.
+func (a *admissions) Write(line []byte) (int, error) {
+	var rec struct{ Audit, Verdict, Sender string }
+	if json.Unmarshal(line, &rec) == nil && rec.Audit == "connect" && rec.Verdict == "accepted" {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.at[rec.Sender] = append(a.at[rec.Sender], time.Now())
+	}
+	return len(line), nil
+}
+
+// first lists the first one of each after a time, sorted, as spans since then.
+func (a *admissions) first(since time.Time, names []string) (out []time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range names {
+		if i := slices.IndexFunc(a.at[name], since.Before); i >= 0 {
+			out = append(out, a.at[name][i].Sub(since))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Many clients of one server come back from its reload, each once. Where it is the only
+// one they wait 100 to 200 ms, each for itself; in a cluster nats.go goes to the next
+// server at once, and what spreads them is how fast the callout admits.
+func TestRollOfACrowd(t *testing.T) {
+	const crowd = 40
+	for _, nodes := range []int{1, 3} {
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), rollWait)
+			defer cancel()
+			seen := &admissions{at: map[string][]time.Time{}}
+			m, err := devmesh.Start(ctx, t.TempDir(), devmesh.Options{Nodes: nodes, Log: zerolog.New(seen)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = m.Close() })
+			m.Plane.SettleFor(15 * time.Second)
+			var names []string
+			for i := range crowd {
+				name := fmt.Sprintf("one-of-many-%d", i)
+				place(t, ctx, m, name, 0, registry.Rights{})
+				names = append(names, name)
+			}
+			start := time.Now()
+			roll := rolled(t, ctx, m)
+			if roll.State != wire.RollDone || roll.Servers[0].Clients < crowd || roll.Servers[0].Missing != 0 {
+				t.Fatalf("got %+v, want it done, with all clients", roll)
+			}
+			back := seen.first(start, names)
+			if len(back) != crowd {
+				t.Fatalf("%d of %d clients are back", len(back), crowd)
+			}
+			most := 0
+			for i, at := range back {
+				n := 0
+				for _, b := range back[i:] {
+					if b-at <= 10*time.Millisecond {
+						n++
+					}
+				}
+				most = max(most, n)
+			}
+			spread := back[crowd-1] - back[0]
+			t.Logf("%d servers: %d clients were admitted again after %s to %s, half of them by %s, at most %d within 10 ms", nodes, crowd, back[0], back[crowd-1], back[crowd/2], most)
+			if nodes == 1 && spread < 40*time.Millisecond {
+				t.Errorf("all came back within %s: nothing spreads them", spread)
+			}
+			seen.mu.Lock()
+			defer seen.mu.Unlock()
+			for _, name := range names {
+				if n := len(seen.at[name]) - 1; n > nodes {
+					t.Errorf("%s was admitted %d times in a roll of %d servers", name, n, nodes)
+				}
 			}
 		})
 	}

@@ -43,7 +43,8 @@ type serverCerts struct {
 	seen    map[string]*x509.Certificate // by name: what a nats-server showed last
 	own     map[string]*x509.Certificate // by name: what is in the files here
 	dialled time.Time
-	pending bool      // files were renewed and no server has read them yet
+	pending bool      // files were renewed and not all servers have read them yet
+	rolling bool      // they are about to
 	failed  time.Time // when a roll failed last
 	foreign map[string]bool
 }
@@ -60,8 +61,10 @@ func (p *Plane) keepServerCerts() {
 			p.renewServers()
 			p.seeServers()
 			p.warnEnds()
+			// A roll waits for other replicas and for every client, for minutes. What is
+			// due meanwhile must not wait with it: nobody can connect to what has ended.
 			if p.rollDue() {
-				p.rollRenewed()
+				p.wg.Go(p.rollRenewed)
 			}
 			select {
 			case <-p.ctx.Done():
@@ -110,11 +113,17 @@ func (p *Plane) renewNATS(ca *pki.CA, s meshdir.ServerFiles) bool {
 		return false
 	}
 	defer p.noteOwn(s)
+	if err := s.Mend(); err != nil {
+		p.log.Error().Err(err).Str("server", s.Name).Msg("certificate of a nats-server was renewed half and cannot be finished")
+	}
 	if !meshdir.Due(ca, chain, time.Now()) {
 		return false
 	}
 	if shown := p.lookAtServer(s); shown != nil && !shown.Equal(chain[0]) && !p.toRead(s.Name) {
-		p.elsewhere(s)
+		// Another replica may have renewed it between the two looks.
+		if now, err := s.Chain(); err == nil && now[0].Equal(chain[0]) {
+			p.elsewhere(s)
+		}
 		return false
 	}
 	renewed, err := p.cfg.Mesh.Renew(ca, s, false, time.Now())
@@ -133,7 +142,7 @@ func (p *Plane) renewNATS(ca *pki.CA, s meshdir.ServerFiles) bool {
 func (p *Plane) toRead(name string) bool {
 	p.certs.mu.Lock()
 	defer p.certs.mu.Unlock()
-	return p.certs.pending && p.certs.own[name] != nil
+	return (p.certs.pending || p.certs.rolling) && p.certs.own[name] != nil
 }
 
 // elsewhere says once of a server that it reads other files than those here.
@@ -204,6 +213,9 @@ func (p *Plane) lookAtServer(s meshdir.ServerFiles) *x509.Certificate {
 	p.certs.mu.Lock()
 	defer p.certs.mu.Unlock()
 	p.certs.seen[s.Name] = leaf
+	if own := p.certs.own[s.Name]; own != nil && own.Equal(leaf) {
+		delete(p.certs.foreign, s.Name)
+	}
 	return leaf
 }
 
@@ -222,11 +234,18 @@ func lifeOf(c *x509.Certificate) time.Duration {
 	return c.NotAfter.Sub(c.NotBefore.Add(pki.Backdate))
 }
 
-// rollDue reports whether servers have to read files that were renewed.
+// rollDue reports whether servers have to read files that were renewed, and leaves it
+// to the caller to have them do so.
 func (p *Plane) rollDue() bool {
-	p.certs.mu.Lock()
-	defer p.certs.mu.Unlock()
-	return p.certs.pending && p.sys != nil && (p.certs.failed.IsZero() || time.Since(p.certs.failed) > rollAgain)
+	c := &p.certs
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.pending || c.rolling || p.sys == nil || !c.failed.IsZero() && time.Since(c.failed) <= rollAgain {
+		return false
+	}
+	// What is renewed from here on is for the next roll.
+	c.pending, c.rolling = false, true
+	return true
 }
 
 func (p *Plane) rollRenewed() {
@@ -257,9 +276,9 @@ func (p *Plane) rollRenewed() {
 	}
 	p.certs.mu.Lock()
 	defer p.certs.mu.Unlock()
-	p.certs.pending, p.certs.failed = err != nil, time.Time{}
+	p.certs.rolling, p.certs.failed = false, time.Time{}
 	if err != nil {
-		p.certs.failed = time.Now()
+		p.certs.pending, p.certs.failed = true, time.Now()
 		if p.ctx.Err() == nil {
 			p.log.Error().Err(err).Dur("again_in", rollAgain).Msg("nats-servers have not all read their new certificates")
 		}

@@ -83,6 +83,19 @@ func (s *servers) name(id string) string {
 	return s.names[id]
 }
 
+// another reports whether the server of a name is there under another ID: it was
+// restarted since.
+func (s *servers) another(name, id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other, n := range s.names {
+		if n == name && other != id && s.heard[other].After(s.heard[id]) {
+			return true
+		}
+	}
+	return false
+}
+
 // grace is how long to wait for servers that are not known: long after a start,
 // hardly when all were asked a moment ago.
 func (s *servers) grace() time.Duration {

@@ -197,7 +197,13 @@ func (m *Mesh) InfraCA() (*pki.CA, error) {
 // to nats-server and its server certificate for HTTPS. Peers are verified
 // against the infra root.
 func (m *Mesh) ControlSource() (*pki.Source, error) {
-	return pki.NewSource(m.path(serverDir, "control.crt"), m.path(serverDir, "control.key"), m.path(serverDir, "ca.crt"), time.Now)
+	s := m.ControlFiles()
+	// A renewal may be under way, by another replica, and then key and certificate do not
+	// belong together. Where the directory cannot be written there is none.
+	if unlock, err := s.mend(); err == nil {
+		defer unlock()
+	}
+	return pki.NewSource(s.Cert, s.Key, m.path(serverDir, "ca.crt"), time.Now)
 }
 
 // Founders reads the agents that exist before the registry does.

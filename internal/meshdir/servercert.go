@@ -117,14 +117,11 @@ func (m *Mesh) SignCSR(ca *pki.CA, s ServerFiles, csr *x509.CertificateRequest, 
 // number of processes may try at the same time: one renews, and what one left half
 // done the next one ends.
 func (m *Mesh) Renew(ca *pki.CA, s ServerFiles, force bool, now time.Time) (renewed bool, err error) {
-	unlock, err := lockFile(s.Key + ".lock")
+	unlock, err := s.mend()
 	if err != nil {
-		return false, fmt.Errorf("meshdir: %w", err)
-	}
-	defer unlock()
-	if _, err := pki.MendPair(s.Cert, s.Key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
+	defer unlock()
 	chain, err := s.Chain()
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && force:
@@ -148,6 +145,34 @@ func (m *Mesh) Renew(ca *pki.CA, s ServerFiles, force bool, now time.Time) (rene
 		return false, err
 	}
 	return true, pki.ReplacePair(s.Cert, s.Key, key, text)
+}
+
+// mend has the files belong together, and keeps others from renewing them until
+// unlock: a renewal may be under way, or was left half done by a crash.
+func (s ServerFiles) mend() (unlock func(), err error) {
+	unlock, err = lockFile(s.Key + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("meshdir: %w", err)
+	}
+	if _, err := pki.MendPair(s.Cert, s.Key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// Mend finishes or takes back a renewal that a crash left half done, before it is due
+// again: a server does not start with a key and a certificate that do not belong
+// together.
+func (s ServerFiles) Mend() error {
+	if !pki.PairHalfDone(s.Key) {
+		return nil
+	}
+	unlock, err := s.mend()
+	if err == nil {
+		unlock()
+	}
+	return err
 }
 
 // Place puts a chain that was signed elsewhere and its key into the server's files.

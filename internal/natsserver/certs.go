@@ -75,6 +75,12 @@ func (s *Server) Reload() error {
 	if err != nil {
 		return err
 	}
+	// nats-server compares the users of before with these by all that they point at, down
+	// to the counters of an account in use, without a lock. A difference that it meets
+	// first spares that, and is none: only users of JWTs were issued at a time.
+	for _, u := range opts.Nkeys {
+		u.Issued = time.Now().UnixNano()
+	}
 	if err := s.srv.ReloadOptions(opts); err != nil {
 		return fmt.Errorf("natsserver: reloading %q: %w", s.cfg.File, err)
 	}

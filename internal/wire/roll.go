@@ -10,7 +10,7 @@ const (
 	RollNone    = "none" // there was none yet
 	RollRunning = "running"
 	RollDone    = "done"   // every server that is there has read its files
-	RollFailed  = "failed" // it stopped at a server; those behind it were left alone
+	RollFailed  = "failed" // a server has to be restarted, or it stopped at one; those behind it were left alone
 )
 
 // The states of a server in a roll.
@@ -21,6 +21,10 @@ const (
 	ServerDone      = "done"
 	ServerAway      = "away" // it did not answer before the roll came to it; it reads its files when it starts
 	ServerFailed    = "failed"
+	// ServerRestart is one that takes its files only when it is restarted: of what changed
+	// in them nats-server takes some at its start alone, and refuses every other change,
+	// new certificates included, until then. Nobody was cut.
+	ServerRestart = "restart"
 )
 
 // Roll is how far the control plane is with having the nats-servers read their files
@@ -35,6 +39,20 @@ type Roll struct {
 	Ended   *time.Time   `json:"ended,omitempty"`
 	Servers []RollServer `json:"servers"`
 	Error   string       `json:"error,omitempty"`
+}
+
+// RestartNeeded lists the servers that take their files only when they are restarted,
+// and reports whether another one failed.
+func (r Roll) RestartNeeded() (names []string, failed bool) {
+	for _, s := range r.Servers {
+		switch s.State {
+		case ServerRestart:
+			names = append(names, s.Name)
+		case ServerFailed:
+			failed = true
+		}
+	}
+	return names, failed
 }
 
 // RollServer is one nats-server in a roll.

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,4 +78,34 @@ func TestStockServerGetsNewCertificates(t *testing.T) {
 	if want := certificate(t, crt).NotAfter; roll.Servers[0].NotAfter == nil || !roll.Servers[0].NotAfter.Equal(want) {
 		t.Errorf("after a reload by hand the server shows %+v, want a certificate until %s", roll.Servers[0], want)
 	}
+}
+
+// A stock nats-server takes another issuer only when it starts, and no other change of
+// its files before: whoever asks for a reload is told so, by the control plane's own
+// roll as well, and what to do.
+func TestStockServerNeedsARestart(t *testing.T) {
+	t.Parallel()
+	m := process.NewMesh(t, programs)
+	m.Init()
+	server := m.Server(m.Conf())
+	plane := m.Plane()
+	plane.Await(process.PlaneUp)
+	m.Must("keys", "rotate", "issuer")
+	m.Must("cert", "server", "nats-1") // a new certificate is refused with the rest
+	r := m.Do("nats", "reload", "--wait")
+	for _, want := range []string{"nats-1: refuses its files until it is restarted", `a change of "AuthCallout"`, "ALARM: restart nats-1"} {
+		if r.Code != 1 || !strings.Contains(r.Stdout, want) {
+			t.Errorf("got exit code %d and\n%s%swant 1 and %q", r.Code, r.Stdout, r.Stderr, want)
+		}
+	}
+	plane.AwaitLog(`"restart_needed":["nats-1"]`)
+	if r := m.Do("nats", "status"); r.Code != 1 || !strings.Contains(r.Stdout, "ALARM: restart nats-1") {
+		t.Errorf("status: got exit code %d and\n%s", r.Code, r.Stdout)
+	}
+	server.Terminate(ending)
+	m.Server(m.Conf())
+	if out := m.Eventually(process.Soon, "nats", "status"); !strings.Contains(out, "nats-1: it was restarted since") {
+		t.Errorf("after the restart: got\n%s", out)
+	}
+	m.Must("nats", "reload", "--wait")
 }
