@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// atOnce is how many tests run at once where there are fewer cores. Of eight most
-// wait for something at any time.
-const atOnce = 8
+// atOnce is how many tests run at once where there are fewer cores.
+const atOnce = 4
 
 // Main runs the tests of a package that wait for something most of the time: more
 // of them at once than there are cores, unless -parallel says how many. It does not
