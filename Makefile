@@ -5,6 +5,7 @@ GO      ?= go
 GOFMT   ?= $(shell $(GO) env GOROOT)/bin/gofmt
 PKG     ?= ./...
 TIMEOUT ?= 20m
+ATONCE  ?=
 FUZZ    ?= 10s
 SOAK    ?= 10m
 BEATS   ?= 30s
@@ -24,7 +25,7 @@ test:
 	$(GO) test -timeout $(TIMEOUT) $(PKG)
 
 race:
-	$(GO) test -race -timeout $(TIMEOUT) $(PKG)
+	$(GO) test -race -timeout $(TIMEOUT) $(if $(ATONCE),-p $(ATONCE)) $(PKG)
 
 lint: vet fmt-check staticcheck tidy-check
 
@@ -96,12 +97,12 @@ cluster:
 	$(GO) test -race -count 1 -timeout 10m -v ./test/cluster -cluster
 
 # Vault as the issuer of certificates, against the real server of the version in
-# test/vault/server, which is built once and kept in the user's cache: a quarter of
+# test/vault/server, which is built once and kept in Go's build cache: a quarter of
 # an hour and two gigabytes the first time. Where it cannot be built, this fails.
 # VAULT_FOR=10m is a mesh under load for as long, with Vault sealed in the middle; alone,
 # and without the race detector, which takes the time that the load needs.
 VAULT_VERSION = $(shell $(GO) list -C test/vault/server -m -f '{{.Version}}' github.com/hashicorp/vault)
-VAULT         = $(abspath $(shell $(GO) env GOCACHE)/..)/sealmesh/vault-$(VAULT_VERSION)
+VAULT         = $(shell $(GO) env GOCACHE)/sealmesh/vault-$(VAULT_VERSION)
 VAULT_FOR    ?= 0
 
 test-vault:

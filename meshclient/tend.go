@@ -140,6 +140,9 @@ func (m *Mesh) look(ctx context.Context, why string) bool {
 		m.wakeUp(ctx)
 		return true
 	}
+	if err := m.peers.CatchUp(ctx); err != nil {
+		m.log.Debug().Err(err).Msg("signing keys and trust document could not be read again yet")
+	}
 	read := m.refreshSelf
 	if why == lenderChanged {
 		// The feed brought the other record and would have brought this one. A

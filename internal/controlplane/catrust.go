@@ -85,19 +85,25 @@ func (p *Plane) settleTrust(ctx context.Context) error {
 	case err != nil:
 		p.log.Error().Err(err).Msg("ALARM: the trust document in the registry is not the authority's; it is replaced")
 	case published != nil && a.rotation != nil && published.Version >= a.rotation.After:
-		if err := p.dropOldRoot(ctx); err != nil {
-			return err
-		}
-		return nil
+		return p.dropOldRoot(ctx)
 	case published != nil && published.Version > a.version:
 		p.log.Warn().Uint64("published", published.Version).Uint64("here", a.version).Msg("ALARM: server/ is behind the trust document of the mesh: copy it from where sealmesh ca rotate ran")
+		p.settled.Store(a.version)
 		return nil
 	}
-	wrote, err := p.store.PublishTrust(ctx, a.trust, td)
-	if err == nil && wrote {
+	return p.publishTrust(ctx, a)
+}
+
+func (p *Plane) publishTrust(ctx context.Context, a *authorities) error {
+	wrote, err := p.store.PublishTrust(ctx, a.trust, p.cfg.Mesh.Config.TrustDomain)
+	if err != nil {
+		return err
+	}
+	if wrote {
 		p.log.Info().Uint64("version", a.version).Msg("trust document published")
 	}
-	return err
+	p.settled.Store(a.version)
+	return nil
 }
 
 // reloadAuthorities is loadAuthorities while servers run. Where a root of agents counts
@@ -135,7 +141,8 @@ const (
 	behindShown = 100
 )
 
-// tendRotation ends a rotation when nobody needs the old root any more.
+// tendRotation ends a rotation when nobody needs the old root any more, and publishes a
+// document that could not be: agents that never hear of it go by the old one.
 func (p *Plane) tendRotation() {
 	tick := time.NewTicker(tendRotationEvery)
 	defer tick.Stop()
@@ -146,11 +153,17 @@ func (p *Plane) tendRotation() {
 			return
 		case <-tick.C:
 		}
-		if p.authorities().rotation == nil {
+		a := p.authorities()
+		if a.rotation == nil && a.version == p.settled.Load() {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(p.ctx, 2*workTimeout)
-		err := p.tendOnce(ctx, &told)
+		var err error
+		if a.rotation == nil {
+			err = p.settleTrust(ctx)
+		} else {
+			err = p.tendOnce(ctx, &told)
+		}
 		cancel()
 		if err != nil && p.ctx.Err() == nil {
 			p.log.Warn().Err(err).Msg("rotation of a CA cannot go on now")
@@ -182,8 +195,7 @@ func (p *Plane) dropOldRoot(ctx context.Context) error {
 		return err
 	}
 	p.log.Info().Uint64("version", p.trustVersion()).Msg("old root of a CA dropped")
-	_, err := p.store.PublishTrust(ctx, p.authorities().trust, p.cfg.Mesh.Config.TrustDomain)
-	return err
+	return p.publishTrust(ctx, p.authorities())
 }
 
 // rotation says of the one that is under way what it waits for; nil: there is none.

@@ -59,6 +59,7 @@ type Plane struct {
 	store       *registry.Store
 	stored      jetstream.JetStream         // streams in the account STORE
 	trusted     atomic.Pointer[authorities] // see authorities
+	settled     atomic.Uint64               // version of the trust document that registry and files agree on
 	source      *pki.Source
 	gate        *gate.Gate
 	peers       *gate.Peers // of the gate

@@ -104,6 +104,7 @@ type Peers struct {
 	gaps      uint64                // how often a tick may have been lost
 	caught    uint64                // of which so many came before the newest tick was read or heard
 	stretch   uint64                // of the feed, without a known gap
+	authority uint64                // stretch in which signing keys and trust document were read
 	settled   time.Time             // from when on the subscriptions of this stretch are in effect for certain
 	topics    topics
 }
