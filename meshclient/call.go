@@ -151,22 +151,25 @@ func (c outgoingCall) ofMesh() bool {
 	return c.scope.Verb() == "admin" || c.scope.Verb() == "self" || c.to == agentid.Control
 }
 
-// notBurntPause is how long a caller waits before it signs a call anew that could not
-// be told from a replay: whoever lost its connection to the store of used nonces is
-// given the time to come back.
-const notBurntPause = 250 * time.Millisecond
+// A call that could not be told from a replay is signed anew, after a pause that
+// doubles: whoever lost its connection to the store of used nonces is given the time
+// to come back, which a store that changes its leader takes seconds for.
+const (
+	notBurntPause = 250 * time.Millisecond
+	notBurntMost  = 4
+)
 
-// call makes a call, and once more, as another one, where nobody worked on it for a
+// call makes a call, and again, as another one, where nobody worked on it for a
 // reason that may be gone then.
 func (m *Mesh) call(ctx context.Context, c outgoingCall) (*Reply, error) {
 	reply, err := m.callOnce(ctx, c)
 	var shut *notOpened
-	var lost *notBurnt
-	switch {
-	case errors.As(err, &shut) && ctx.Err() == nil:
+	if errors.As(err, &shut) && ctx.Err() == nil {
 		c.fresh = true
 		reply, err = m.callOnce(ctx, c)
-	case errors.As(err, &lost) && m.pause(ctx, notBurntPause):
+	}
+	var lost *notBurnt
+	for n := 0; n < notBurntMost && errors.As(err, &lost) && m.pause(ctx, notBurntPause<<n); n++ {
 		reply, err = m.callOnce(ctx, c)
 	}
 	if errors.As(err, &shut) {
