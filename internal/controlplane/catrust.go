@@ -158,12 +158,7 @@ func (p *Plane) tendRotation() {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(p.ctx, 2*workTimeout)
-		var err error
-		if a.rotation == nil {
-			err = p.settleTrust(ctx)
-		} else {
-			err = p.tendOnce(ctx, &told)
-		}
+		err := p.tendOnce(ctx, &told)
 		cancel()
 		if err != nil && p.ctx.Err() == nil {
 			p.log.Warn().Err(err).Msg("rotation of a CA cannot go on now")
@@ -173,8 +168,11 @@ func (p *Plane) tendRotation() {
 
 func (p *Plane) tendOnce(ctx context.Context, told *string) error {
 	r, err := p.rotation(ctx)
-	if err != nil || r == nil {
+	if err != nil {
 		return err
+	}
+	if r == nil {
+		return p.settleTrust(ctx)
 	}
 	if len(r.Waits) > 0 {
 		if now := strings.Join(r.Waits, "; "); now != *told {
