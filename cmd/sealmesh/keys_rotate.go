@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -192,8 +193,17 @@ func (a *app) finishSigning(c *cobra.Command, m *meshdir.Mesh, what string, forc
 		if err != nil {
 			return err
 		}
-		if list.Leaving || list.Unsigned != 0 {
-			return &hinted{fmt.Errorf("%d documents are still signed by an earlier key", max(list.Unsigned, 0)), a.suggest("keys show") + " says how far it is"}
+		var left error
+		switch {
+		case list.Unsigned > 0:
+			left = fmt.Errorf("%d documents are still signed by an earlier key", list.Unsigned)
+		case list.Unsigned < 0:
+			left = errors.New("the control plane has not looked yet at what is signed by an earlier key")
+		case list.Leaving:
+			left = errors.New("a key that was replaced still counts")
+		}
+		if left != nil {
+			return &hinted{left, a.suggest("keys show") + " says how far it is"}
 		}
 	}
 	if err := m.FinishSigningKeys(); err != nil {

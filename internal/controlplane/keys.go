@@ -265,6 +265,10 @@ func (p *Plane) keyList() (any, error) {
 	out.Leaving = len(s.Leaving) > 0 && !gone
 	out.Keys = slices.DeleteFunc(out.Keys, func(k wire.KeyView) bool { return gone && k.Leaving })
 	for id := range known {
+		// A server that was restarted asks under another ID, and never again under this.
+		if p.servers.another(p.servers.name(id), id) {
+			continue
+		}
 		v := p.keys.asked[id]
 		v.Server = id
 		out.Servers = append(out.Servers, v)

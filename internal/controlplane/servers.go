@@ -89,7 +89,7 @@ func (s *servers) another(name, id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for other, n := range s.names {
-		if n == name && other != id && s.heard[other].After(s.heard[id]) {
+		if name != "" && n == name && other != id && s.heard[other].After(s.heard[id]) {
 			return true
 		}
 	}
