@@ -3,6 +3,7 @@ package bench_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -52,5 +53,35 @@ func TestRevoke(t *testing.T) {
 		if rows[name].P50 <= 0 {
 			t.Errorf("%s took no time: %+v", name, rows[name])
 		}
+	}
+}
+
+// Each load is carried, each thing that is stored takes room, and what has the same
+// over plain NATS beside it compares to that.
+func TestSize(t *testing.T) {
+	const agents = 3
+	r, err := bench.Size(t.Context(), bench.SizeOptions{Agents: agents, Nodes: []int{1}, For: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]bench.Row{}
+	for _, b := range r.Benchmarks {
+		name, ok := strings.CutPrefix(b.Name, "size/1-node/")
+		if !ok || b.Value <= 0 || b.Runs <= 0 || b.P50 > b.P99 || b.P99 > b.Max {
+			t.Errorf("row %+v", b)
+		}
+		rows[name] = b
+	}
+	for name, base := range map[string]string{
+		"connects": "plain-connects", "connect": "plain-connect", "call": "plain-request", "calls": "plain-requests", "events": "plain-events",
+		"add-and-enrol": "", "registry-of-an-agent": "", "audit-of-a-call": "", "nonce-of-a-call": "", "stored-event": "", "stored-event-size": "",
+	} {
+		b, ok := rows[name]
+		if !ok || b.BaselineName != base || base != "" && b.Ratio != b.Value/rows[base].Value {
+			t.Errorf("%s: got %+v, want a comparison with %q of %v", name, b, base, rows[base].Value)
+		}
+	}
+	if got := rows["connect"].Runs; got != agents {
+		t.Errorf("%d connects, want %d", got, agents)
 	}
 }
