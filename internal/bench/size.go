@@ -35,6 +35,8 @@ const (
 	payload = 256
 	// stored is how many events are stored to see what one takes.
 	stored = 2000
+	// enrolEvery keeps enrolments below what one address may have.
+	enrolEvery = 60 * time.Millisecond
 	// audited is how long records may be on their way to the audit.
 	audited = 3 * time.Second
 )
@@ -192,6 +194,10 @@ func (s *scale) agents(ctx context.Context) error {
 		}
 		took.add(time.Since(start))
 		s.dirs = append(s.dirs, dir)
+		// The control plane takes no more from one address.
+		if err := pause(ctx, enrolEvery-time.Since(start)); err != nil {
+			return err
+		}
 	}
 	after, err := s.bytes(ctx, s.ctrl, registryStreams...)
 	if err != nil {
