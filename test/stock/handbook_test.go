@@ -247,6 +247,7 @@ func TestHandbook(t *testing.T) {
 		"### On three nats-servers":    "test/cluster",
 		"### Enrolment":                "internal/controlplane and the scripts of cmd/sealmesh, with tokens of their own",
 		"### How fast a cut is":        "make bench-revoke",
+		"## Sizing":                    "internal/bench: it takes two minutes",
 		"### Setting up Vault":         "test/vault",
 		"### Many fall silent at once": "cmd/sealmesh/testdata/monitor.txtar: there is nothing to decide until many are silent",
 	} {
