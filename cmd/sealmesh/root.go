@@ -42,7 +42,7 @@ too late (retry).`
 		{groupMesh, "Run a mesh:", []*cobra.Command{newInit(a), newUp(a), newServer(a), newNATS(a), newDemo(a), newEmergency(a), newCA(a), newKeys(a)}},
 		{groupAgent, "Keep its agents:", []*cobra.Command{newAgent(a), newTopic(a), newEnroll(a), newDiff(a), newApply(a), newExport(a), newToken(a), newCert(a)}},
 		{groupShell, "Be an agent from a shell:", []*cobra.Command{newCall(a), newHandle(a), newPublish(a), newSubscribe(a)}},
-		{groupSee, "See what is there:", []*cobra.Command{newStatus(a), newDoctor(a), newMonitor(a), newCan(a), newExplain(a), newLint(a), newBench(a), newVersion(a)}},
+		{groupSee, "See what is there:", []*cobra.Command{newStatus(a), newTrace(a), newWhy(a), newDoctor(a), newMonitor(a), newCan(a), newExplain(a), newLint(a), newBench(a), newVersion(a)}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, v := range g.verbs {

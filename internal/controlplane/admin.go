@@ -44,6 +44,8 @@ func (p *Plane) admin(ctx context.Context, by agentid.ID, req wire.AdminRequest)
 		return p.operateCA(ctx, by, req)
 	case wire.OpEnd:
 		return p.end(ctx, req)
+	case wire.OpRecords:
+		return p.records(ctx, req.Records)
 	case wire.OpRoll:
 		return p.operateRoll(ctx, by, req)
 	case wire.OpServerCertificate:

@@ -43,6 +43,7 @@ const (
 	OpJoins       Op = "joins"        // Target (agent) or none → JoinList
 	OpJoinCancel  Op = "join-cancel"  // Target (agent or handle of a join token) → JoinList: those that were out
 
+	OpRecords           Op = "records"            // Records → RecordList
 	OpKeys              Op = "keys"               // → KeyList
 	OpRoll              Op = "roll"               // Roll, Reason → Roll
 	OpServerCertificate Op = "server-certificate" // Server, CSR → ServerCertificate
@@ -62,6 +63,7 @@ type AdminRequest struct {
 	Chain  string             `json:"chain,omitempty"` // digest, or the chain itself
 
 	Settings *Settings       `json:"settings,omitempty"`
+	Records  *RecordQuery    `json:"records,omitempty"` // records: which of the audit
 	Topic    *registry.Topic `json:"topic,omitempty"`
 	DryRun   bool            `json:"dry_run,omitempty"` // suspend, revoke, rm, ungrant, end: say what would be cut
 	Monitor  string          `json:"monitor,omitempty"` // monitor: status, release or confirm

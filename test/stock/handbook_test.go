@@ -175,6 +175,7 @@ func TestHandbook(t *testing.T) {
 		}},
 		{heading: "## The mesh as code", before: []string{reader}},
 		{heading: "## When an agent is compromised", before: []string{lead, temp, lend, "sealmesh agent add monitor --enroll"}},
+		{heading: "## What happened", before: []string{reader}},
 		{heading: "## Proving it", before: []string{reader}},
 		{heading: "## Is all well?"},
 		{heading: "### Certificates of agents", before: []string{reader, serve}},
