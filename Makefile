@@ -14,7 +14,7 @@ PARTS   ?= .*
 LIFE    ?= 1m
 FOR     ?= 10m
 
-.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench bench-revoke soak rotation rotation-minutes cluster monitor-scale test-vault
+.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench bench-revoke soak rotation rotation-minutes cluster monitor-scale test-vault foreign foreign-clients
 
 all: build lint test
 
@@ -47,6 +47,7 @@ tidy-check:
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
 	cd test/vault/server && $(GO) mod tidy -diff
+	cd test/foreign/cli && $(GO) mod tidy -diff
 
 # Every fuzz target for a short while; seeds and past findings run in test.
 fuzz-short:
@@ -112,3 +113,25 @@ test-vault:
 		$(GO) build -C test/vault/server -o "$$vault.$$$$" github.com/hashicorp/vault && mv "$$vault.$$$$" "$$vault"; \
 	fi && \
 	$(GO) test $(if $(filter 0,$(VAULT_FOR)),-race,-run '^TestSealedUnderLoad$$') -count 1 -timeout 60m -v ./test/vault -vault "$$vault" -for $(VAULT_FOR)
+
+# Clients that are not ours as agents: the nats CLI of the version in
+# test/foreign/cli, and NATS' client for Node.js, which needs npm. Both are kept in
+# Go's build cache.
+CLI_VERSION = $(shell $(GO) list -C test/foreign/cli -m -f '{{.Version}}' github.com/nats-io/natscli)
+CLI         = $(shell $(GO) env GOCACHE)/sealmesh/nats-$(CLI_VERSION)
+NODE_DIR    = $(shell $(GO) env GOCACHE)/sealmesh/node-$(shell cksum <test/foreign/node/package-lock.json | cut -d' ' -f1)
+FOREIGN     = -nats "$(CLI)" -node "$(NODE_DIR)"
+
+foreign-clients:
+	@mkdir -p "$(dir $(CLI))"
+	@if [ ! -x "$(CLI)" ]; then \
+		echo "building $(CLI)" && \
+		$(GO) build -C test/foreign/cli -o "$(CLI).$$$$" github.com/nats-io/natscli/nats && mv "$(CLI).$$$$" "$(CLI)"; \
+	fi
+	@if [ ! -d "$(NODE_DIR)/node_modules" ]; then \
+		mkdir -p "$(NODE_DIR)" && cp test/foreign/node/package.json test/foreign/node/package-lock.json "$(NODE_DIR)/" && \
+		(cd "$(NODE_DIR)" && npm ci --no-audit --no-fund --loglevel=error); \
+	fi
+
+foreign: foreign-clients
+	$(GO) test -race -count 1 -timeout 10m -v ./test/foreign $(FOREIGN)

@@ -279,10 +279,6 @@ func TestDirectRefusals(t *testing.T) {
 	d := newDoor(t)
 	digest := strings.Repeat("A", 43)
 	type request = jwt.AuthorizationRequestClaims
-	std := func(r *request) string {
-		sig, _ := base64.RawURLEncoding.DecodeString(r.ConnectOptions.SignedNonce)
-		return base64.StdEncoding.EncodeToString(sig)
-	}
 	sign := func(r *request, n string) {
 		sig, err := d.key.Sign([]byte(n))
 		if err != nil {
@@ -327,8 +323,10 @@ func TestDirectRefusals(t *testing.T) {
 		"nonce newline": {func(r *request) { sign(r, nonce[:14]+"\n") }, denial.BadNonceSignature},
 		// An envelope's signed bytes are not a nonce, however they are signed.
 		"envelope as nonce":      {func(r *request) { sign(r, "sealmesh-envelope-v1\nx") }, denial.BadNonceSignature},
-		"padded signature":       {func(r *request) { r.ConnectOptions.SignedNonce += "==" }, denial.BadNonceSignature},
-		"standard base64":        {func(r *request) { r.ConnectOptions.SignedNonce = std(r) }, denial.BadNonceSignature},
+		"padded base64url":       {func(r *request) { r.ConnectOptions.SignedNonce = strings.Repeat("-", 86) + "==" }, denial.BadNonceSignature},
+		"unpadded base64":        {func(r *request) { r.ConnectOptions.SignedNonce = strings.Repeat("+", 86) }, denial.BadNonceSignature},
+		"spare bits in padding":  {func(r *request) { r.ConnectOptions.SignedNonce = padded(t, r)[:85] + "B==" }, denial.BadNonceSignature},
+		"newline in padding":     {func(r *request) { r.ConnectOptions.SignedNonce = padded(t, r)[:84] + "\n\n==" }, denial.BadNonceSignature},
 		"signature with newline": {func(r *request) { r.ConnectOptions.SignedNonce = r.ConnectOptions.SignedNonce[:85] + "\n" }, denial.BadNonceSignature},
 
 		"no tls":          {func(r *request) { r.TLS = nil }, denial.NoCertificate},
@@ -376,6 +374,26 @@ func TestDirectRefusals(t *testing.T) {
 	r.ConnectOptions.Token = "v1:" + digest
 	if resp, dec := d.ask(t, r); resp == nil || resp.Jwt == "" {
 		t.Errorf("good second chain: got %+v, want an admission", dec)
+	}
+}
+
+// padded is the signature as the clients for JavaScript and Python spell it.
+func padded(t *testing.T, r *jwt.AuthorizationRequestClaims) string {
+	t.Helper()
+	sig, err := base64.RawURLEncoding.DecodeString(r.ConnectOptions.SignedNonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString(sig)
+}
+
+// NATS' own clients spell the signature in two ways.
+func TestSpellingOfTheSignature(t *testing.T) {
+	d := newDoor(t)
+	r := d.request(t)
+	r.ConnectOptions.SignedNonce = padded(t, r)
+	if resp, dec := d.ask(t, r); resp == nil || resp.Jwt == "" {
+		t.Errorf("padded base64: got %+v, want an admission", dec)
 	}
 }
 

@@ -40,7 +40,10 @@ const (
 	publicKeyLen = 56 // an nkey in base 32
 )
 
-var b64 = base64.RawURLEncoding.Strict()
+var (
+	b64    = base64.RawURLEncoding.Strict()
+	b64std = base64.StdEncoding.Strict()
+)
 
 // request is a callout request with the keys that its server has configured.
 type request struct {
@@ -190,14 +193,21 @@ func checkKeyForm(co jwt.ConnectOptions) (ed25519.PublicKey, error) {
 }
 
 // checkProof verifies what nats-server does not: that the nkey signed this
-// connection's nonce. Both have one valid form.
+// connection's nonce. The nonce has one valid form, the signature the two that NATS'
+// own clients use; nothing is remembered by its spelling.
 func checkProof(pub ed25519.PublicKey, nonce, sig string) error {
 	if raw, err := b64.DecodeString(nonce); err != nil || len(nonce) != nonceChars || len(raw) != nonceBytes {
 		return denial.New(denial.BadNonceSignature, "the connection's nonce is not %d characters of base64url", nonceChars)
 	}
-	raw, err := b64.DecodeString(sig)
-	if err != nil || len(sig) != b64.EncodedLen(ed25519.SignatureSize) || len(raw) != ed25519.SignatureSize {
-		return denial.New(denial.BadNonceSignature, "the nonce signature is not %d bytes in unpadded base64url", ed25519.SignatureSize)
+	// nats.go and the nats CLI send base64url without padding, the clients for
+	// JavaScript and Python base64 with it.
+	enc := b64
+	if len(sig) == b64std.EncodedLen(ed25519.SignatureSize) {
+		enc = b64std
+	}
+	raw, err := enc.DecodeString(sig)
+	if err != nil || len(sig) != enc.EncodedLen(ed25519.SignatureSize) || len(raw) != ed25519.SignatureSize {
+		return denial.New(denial.BadNonceSignature, "the nonce signature is neither %d bytes in unpadded base64url nor in padded base64", ed25519.SignatureSize)
 	}
 	if !ed25519.Verify(pub, []byte(nonce), raw) {
 		return denial.New(denial.BadNonceSignature, "the presented nkey did not sign this connection's nonce")
