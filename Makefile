@@ -14,7 +14,7 @@ PARTS   ?= .*
 LIFE    ?= 1m
 FOR     ?= 10m
 
-.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench bench-revoke soak rotation rotation-minutes cluster monitor-scale test-vault
+.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench bench-revoke soak rotation rotation-minutes cluster monitor-scale test-vault kubernetes
 
 all: build lint test
 
@@ -47,6 +47,7 @@ tidy-check:
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
 	cd test/vault/server && $(GO) mod tidy -diff
+	cd test/kubernetes && $(GO) mod tidy -diff
 
 # Every fuzz target for a short while; seeds and past findings run in test.
 fuzz-short:
@@ -112,3 +113,9 @@ test-vault:
 		$(GO) build -C test/vault/server -o "$$vault.$$$$" github.com/hashicorp/vault && mv "$$vault.$$$$" "$$vault"; \
 	fi && \
 	$(GO) test $(if $(filter 0,$(VAULT_FOR)),-race,-run '^TestSealedUnderLoad$$') -count 1 -timeout 60m -v ./test/vault -vault "$$vault" -for $(VAULT_FOR)
+
+# The manifests of examples/kubernetes against the types of the Kubernetes API, its
+# README followed to the letter, and the mesh that comes of it on this machine. RENDERED
+# is what Helm made of the values, where the chart is at hand.
+kubernetes:
+	cd test/kubernetes && $(GO) vet . && $(GO) test -count 1 -timeout $(TIMEOUT) . $(if $(RENDERED),-rendered $(RENDERED))

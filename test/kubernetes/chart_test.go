@@ -9,6 +9,7 @@ import (
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 )
@@ -102,7 +103,13 @@ func merge(to, from map[string]any) {
 func chart(t *testing.T) []runtime.Object {
 	t.Helper()
 	if *rendered != "" {
-		return decode(t, *rendered)
+		objects := decode(t, *rendered)
+		for _, o := range objects {
+			if m, ok := o.(metav1.Object); ok && m.GetNamespace() == "" {
+				m.SetNamespace("sealmesh") // as helm install does
+			}
+		}
+		return objects
 	}
 	text, err := os.ReadFile(filepath.Join(example, "nats-values.yaml"))
 	if err != nil {

@@ -50,6 +50,7 @@ case "$1 $2" in
 		shift 2
 	done
 	;;
+"label namespace") [ -d "$CLUSTER/$3" ] ;;
 "rollout status" | "wait "*) ;;
 "exec "*)
 	shift
