@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -51,7 +52,7 @@ type values struct {
 }
 
 type enabled struct {
-	Enabled bool `json:"enabled"`
+	Enabled *bool `json:"enabled"`
 }
 
 // change is how the chart has everything overridden: objects are merged key by key,
@@ -116,11 +117,21 @@ func chart(t *testing.T) []runtime.Object {
 		t.Fatal(err)
 	}
 	var v values
-	if err := yaml.UnmarshalStrict(text, &v); err != nil {
+	if text, err = yaml.YAMLToJSONStrict(text); err != nil {
 		t.Fatalf("nats-values.yaml: %v", err)
 	}
-	if v.Config.Monitor.Enabled || v.Reloader.Enabled || v.Service.Enabled || v.NATSBox.Enabled || !v.Config.Cluster.Enabled || !v.Config.JetStream.Enabled {
-		t.Fatal("nats-values.yaml: the model does not know these parts of the chart")
+	// Helm tells upper from lower case, and what it does not know it passes over.
+	if strict, err := kjson.UnmarshalStrict(text, &v); err != nil || strict != nil {
+		t.Fatalf("nats-values.yaml: %v%v", err, strict)
+	}
+	// What the chart has on by itself is off only where it is said.
+	for name, e := range map[string]enabled{"config.monitor": v.Config.Monitor, "reloader": v.Reloader, "service": v.Service, "natsBox": v.NATSBox} {
+		if e.Enabled == nil || *e.Enabled {
+			t.Fatalf("nats-values.yaml: %s is on, which the model does not know", name)
+		}
+	}
+	if !v.Config.Cluster.Enabled || !v.Config.JetStream.Enabled {
+		t.Fatal("nats-values.yaml: cluster or jetstream is off")
 	}
 	name, disk := v.FullnameOverride, v.FullnameOverride+"-js"
 	labels := map[string]any{"app.kubernetes.io/name": "nats", "app.kubernetes.io/instance": "nats", "app.kubernetes.io/component": "nats"}
