@@ -43,9 +43,13 @@ case "$1 $2" in
 		esac
 	done
 	;;
-"apply -f")
+"delete namespace") rm -r "${CLUSTER:?}/$3" ;;
+"delete configmap") rm -r "${CLUSTER:?}/$namespace/configmap/$3" ;;
+"delete pod") rm -rf "${CLUSTER:?}/operator" ;;
+"apply -f" | "delete -f")
 	shift
 	while [ $# -gt 0 ]; do
+		[ "$1" = --ignore-not-found ] && break
 		[ "$1" = -f ] && [ -f "$2" ] || unknown "$@"
 		shift 2
 	done

@@ -335,6 +335,9 @@ func TestTheMeshComesUp(t *testing.T) {
 
 	w.do("An agent")
 	w.agent()
+
+	w.do("Away again")
+	w.gone()
 }
 
 // agent starts the pods of agent.yaml and calls them.
@@ -366,4 +369,18 @@ func (w *world) agent() {
 	}
 	pods[0].stop()
 	show("left", 1)
+}
+
+// gone looks for what is left in the cluster.
+func (w *world) gone() {
+	w.t.Helper()
+	err := filepath.WalkDir(w.cluster, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Name() != "log" {
+			w.t.Errorf("%s is left", path)
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Error(err)
+	}
 }
