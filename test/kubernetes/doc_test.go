@@ -7,12 +7,14 @@
 //   - pods are held against what they should be (pods_test.go);
 //   - the commands of the README are run, with a kubectl that keeps what it is given
 //     (readme_test.go);
+//   - network policies are held against who has to talk to whom (network_test.go), and
+//     pods against the standard "restricted" by Kubernetes' own code (admission_test.go);
 //   - volumes are laid out as a kubelet would (mount_test.go), and from them three
 //     nats-servers, two control planes and an agent are started (mesh_test.go).
 //
-// What it cannot see: admission, scheduling, DNS, whether network policies let
-// through what they should, and the files' owners, since all runs as one user here.
-// Modes are as a kubelet sets them.
+// What it cannot see: an API server's further checks, scheduling, DNS, who enforces
+// network policies, and the files' owners, since all runs as one user here. Modes are
+// as a kubelet sets them.
 package kubernetes_test
 
 import (
