@@ -14,7 +14,7 @@ PARTS   ?= .*
 LIFE    ?= 1m
 FOR     ?= 10m
 
-.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench bench-revoke soak rotation rotation-minutes cluster monitor-scale test-vault foreign foreign-clients
+.PHONY: all build test race lint vet fmt fmt-check staticcheck tidy-check fuzz-short demo bench bench-revoke soak rotation rotation-minutes cluster monitor-scale test-vault foreign foreign-clients kubernetes compose
 
 all: build lint test
 
@@ -48,6 +48,7 @@ tidy-check:
 	cd tools && $(GO) mod tidy -diff
 	cd test/vault/server && $(GO) mod tidy -diff
 	cd test/foreign/cli && $(GO) mod tidy -diff
+	cd test/kubernetes && $(GO) mod tidy -diff
 
 # Every fuzz target for a short while; seeds and past findings run in test.
 fuzz-short:
@@ -94,8 +95,8 @@ monitor-scale:
 
 # Three nats-servers and two control planes, each a process, some of which are
 # killed, stopped or cut off. `make test` leaves it out.
-cluster:
-	$(GO) test -race -count 1 -timeout 10m -v ./test/cluster -cluster
+cluster: foreign-clients
+	$(GO) test -race -count 1 -timeout 15m -v ./test/cluster -cluster $(FOREIGN)
 
 # Vault as the issuer of certificates, against the real server of the version in
 # test/vault/server, which is built once and kept in Go's build cache: a quarter of
@@ -135,3 +136,13 @@ foreign-clients:
 
 foreign: foreign-clients
 	$(GO) test -race -count 1 -timeout 10m -v ./test/foreign $(FOREIGN)
+
+# The manifests of examples/kubernetes against the types of the Kubernetes API, its
+# README followed to the letter, and the mesh that comes of it on this machine. RENDERED
+# is what Helm made of the values, where the chart is at hand.
+kubernetes:
+	cd test/kubernetes && $(GO) vet . && $(GO) test -count 1 -timeout $(TIMEOUT) . $(if $(RENDERED),-rendered $(RENDERED))
+
+# docker-compose.yml as it stands, with a Docker engine: see test/compose/README.md.
+compose:
+	test/compose/check.sh
