@@ -8,6 +8,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/sealmesh/sealmesh/test/foreign/clients"
 	"github.com/sealmesh/sealmesh/test/stock/process"
 )
 
@@ -30,5 +31,8 @@ func wanted(t *testing.T) {
 	t.Helper()
 	if !*chaos {
 		t.Skip("left out: make cluster runs it")
+	}
+	if !clients.Wanted() {
+		t.Fatal("needs the nats CLI and a client for Node.js, which make cluster gives it")
 	}
 }

@@ -56,6 +56,7 @@ type world struct {
 	admin   *meshclient.Mesh
 	epochs  map[string]string // of the agents that live, when they were added
 	duos    []*duo
+	stocks  *foreign
 	gone    *ghost
 	dead    int
 }
@@ -94,6 +95,7 @@ func newWorld(t *testing.T, timeout time.Duration) *world {
 	for i := range w.nodes {
 		w.duos = append(w.duos, w.duo(i, (i+1)%len(w.nodes)))
 	}
+	w.stocks = w.foreign()
 	w.gone = w.ghost("gone", 0)
 	w.operate(wire.AdminRequest{Op: wire.OpRevoke, Target: "gone"}, nil)
 	w.gone.haunt()
@@ -106,7 +108,10 @@ func (w *world) run(name string, f func(t *testing.T)) bool {
 	return w.root.Run(name, func(t *testing.T) {
 		w.t = t
 		defer func() { w.t = w.root }()
+		began := time.Now()
 		f(t)
+		w.heard(w.stocks)
+		t.Logf("took %s", time.Since(began).Round(time.Second))
 	})
 }
 

@@ -41,7 +41,7 @@ let more = () => {}
 let nc
 try {
   nc = await connect({
-    servers: context.url,
+    servers: context.url.split(','),
     authenticator: nkeyAuthenticator(new TextEncoder().encode(readFileSync(context.nkey, 'utf8').trim())),
     inboxPrefix: context.inbox_prefix,
     tls: { certFile: context.cert || undefined, keyFile: context.key || undefined, caFile: context.ca },

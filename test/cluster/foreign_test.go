@@ -1,0 +1,75 @@
+//go:build unix
+
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/internal/enrol"
+	"github.com/sealmesh/sealmesh/internal/meshdir"
+	"github.com/sealmesh/sealmesh/internal/wire"
+	"github.com/sealmesh/sealmesh/registry"
+	"github.com/sealmesh/sealmesh/test/foreign/clients"
+	"github.com/sealmesh/sealmesh/test/stock/process"
+)
+
+// ticks is a plain subject on which one stock client speaks and another listens.
+const ticks = "legacy.ticks"
+
+// foreign are a client for Node.js that says a number ten times a second, and the
+// nats CLI that hears it. Neither is ours, and both have to come back by themselves
+// whenever their server is gone.
+type foreign struct{ says, hears *process.Process }
+
+func (w *world) foreign() *foreign {
+	w.t.Helper()
+	f := &foreign{
+		says:  clients.Node(w.root, w.stock("js", registry.Plain{Publish: []string{ticks}}), meshdir.DefaultTrustDomain, "every:"+ticks),
+		hears: clients.NATS(w.root, w.stock("cli", registry.Plain{Subscribe: []string{ticks}}), "sub", ticks),
+	}
+	w.heard(f)
+	return f
+}
+
+// stock registers an agent that a stock client can be.
+func (w *world) stock(id string, plain registry.Plain) (dir string) {
+	w.t.Helper()
+	var added wire.AddResult
+	w.operate(wire.AdminRequest{Op: wire.OpAdd, New: &registry.NewAgent{
+		Agent: agentid.Require(id), Rights: registry.Rights{Plain: plain}, Heartbeat: registry.HeartbeatNone, Stock: true,
+	}}, &added)
+	token, err := registry.ParseJoinToken(added.JoinToken)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	dir = w.Agent(id)
+	w.eventually(soon, "enrolling "+id, func(ctx context.Context) error {
+		_, err := enrol.Enrol(ctx, token, dir)
+		return err
+	})
+	return dir
+}
+
+// heard waits until the one has heard the other some times more.
+func (w *world) heard(f *foreign) {
+	w.t.Helper()
+	count := func() int { return strings.Count(f.hears.Stdout.String(), `Received on "`+ticks+`"`) }
+	before := count()
+	w.eventually(ever, "the nats CLI hears the client for Node.js", func(context.Context) error {
+		for _, p := range []*process.Process{f.says, f.hears} {
+			select {
+			case <-p.Done():
+				return errors.New("a stock client has ended")
+			default:
+			}
+		}
+		if n := count() - before; n < 5 {
+			return fmt.Errorf("%d times", n)
+		}
+		return nil
+	})
+}
