@@ -21,12 +21,16 @@ type serverDoc struct {
 }
 
 func newServer(a *app) *cobra.Command {
-	return &cobra.Command{
+	probe := false
+	c := &cobra.Command{
 		Use:   "server",
 		Short: "Run the control plane against the nats-servers in sealmesh.yaml",
 		Long: `Run the control plane until SIGINT or SIGTERM, against the nats-servers that
 sealmesh.yaml names. It waits for them to be there, as long as --timeout says or
-for ever. Any number of them may run on one mesh.`,
+for ever. Any number of them may run on one mesh.
+
+With --probe it runs none: it asks the one that runs on this host with this
+directory whether it does its work, and ends with 0, or with 4 if not.`,
 		Args: takes(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
 			empty, err := isEmpty(a.mesh)
@@ -39,6 +43,9 @@ for ever. Any number of them may run on one mesh.`,
 			mesh, err := meshdir.Load(a.mesh)
 			if err != nil {
 				return err
+			}
+			if probe {
+				return a.probe(c.Context(), mesh)
 			}
 			ctx := c.Context()
 			start, cancel := a.deadline(ctx, 0)
@@ -62,4 +69,6 @@ for ever. Any number of them may run on one mesh.`,
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&probe, "probe", false, "ask the control plane of this directory whether it does its work")
+	return c
 }

@@ -98,8 +98,9 @@ standin() {
 		tar -C "$root" -c . | docker import \
 			-c 'ENV PATH=/usr/local/go/bin:/bin GOPROXY=file:///go/proxy GOSUMDB=off GOTOOLCHAIN=local GOPATH=/go HOME=/tmp' - "$1" ;;
 	nats:*)
-		(cd "$repo" && CGO_ENABLED=0 go build -o "$root/nats-server" github.com/nats-io/nats-server/v2)
-		tar -C "$root" -c . | docker import -c 'ENTRYPOINT ["/nats-server"]' - "$1" ;;
+		shell_root "$root"
+		(cd "$repo" && CGO_ENABLED=0 go build -o "$root/bin/nats-server" github.com/nats-io/nats-server/v2)
+		tar -C "$root" -c . | docker import -c 'ENV PATH=/bin' -c 'CMD ["nats-server"]' - "$1" ;;
 	busybox:*)
 		shell_root "$root"
 		tar -C "$root" -c . | docker import -c 'ENV PATH=/bin:/usr/local/bin' -c 'CMD ["sh"]' - "$1" ;;
@@ -107,7 +108,7 @@ standin() {
 	esac
 }
 
-for image in golang:1.26 busybox:stable-musl nats:2; do
+for image in golang:1.26 busybox:1.37-musl nats:2.15-alpine; do
 	docker image inspect "$image" >/dev/null 2>&1 && continue
 	if [ -z "${STANDINS:-}" ] && docker pull -q "$image"; then
 		continue
@@ -130,28 +131,65 @@ wait_for() {
 	done
 	return 1
 }
-answer='reader: dear asker, app.log ends well'
 # all [SERVICE]: its containers, those that have ended too, which the old
 # docker-compose lists without being asked.
 all() { compose ps -aq "$@" 2>/dev/null || compose ps -q "$@"; }
-# answered N: the caller has printed it at least N times.
-answered() { [ "$(compose logs --no-color caller | grep -cF "$answer")" -ge "$1" ]; }
-wait_for answered 1 || fail "the caller did not print the answer"
-echo "caller: $answer"
+# said SERVICE TEXT [N]: its log has the text, N times at least.
+said() { [ "$(compose logs --no-color "$1" 2>/dev/null | grep -cF "$2")" -ge "${3:-1}" ]; }
+tells() { wait_for said "$@" || fail "$1 does not say: $2"; echo "$1: $2"; }
+cli() { compose run --rm cli "$@"; }
+
+say "the newsroom works: calls, a right that is lent, events"
+tells orchestrator 'got from writer: report for orchestrator: app.log: disk is 71% full'
+tells reader 'app.log is read by writer, correlation'
+tells writer 'wrote a report for orchestrator with a right that was lent'
+tells orchestrator 'heard of writer that a report is done' 2
+
+say "the intruder gets nowhere"
+tells intruder 'all attempts were refused'
+for attempt in \
+	'calls what it has no right to: refused: scope-not-held' \
+	'lends what it does not have: refused: beyond-own' \
+	'calls it all the same, past its client: refused: permissions violation' \
+	'speaks as the writer: refused: permissions violation' \
+	"answers in the reader's name: refused: permissions violation" \
+	'writes into the registry: refused: permissions violation' \
+	'reads the sessions: refused: permissions violation' \
+	'asks the server who is connected: refused: permissions violation' \
+	'listens to everything: refused: permissions violation' \
+	"listens to others' calls: refused: permissions violation" \
+	'comes with its certificate and another key: refused: authorization violation'; do
+	tells intruder "attempt: $attempt"
+done
+tells orchestrator 'refused event gossip of intruder: bad-envelope'
+tells orchestrator 'refused event gossip of intruder: replayed'
+! said intruder 'NOT REFUSED' || fail "the intruder got somewhere"
+[ "$(docker inspect -f '{{.State.ExitCode}}' $(all intruder))" = 0 ] || fail "the intruder's exit code is not 0"
 
 [ -n "$(all)" ] || fail "no containers"
-say "every container runs without privileges and without secrets in its environment"
+say "every container runs without privileges, on a read-only root, and without secrets"
 for id in $(all); do
 	name=$(docker inspect -f '{{.Name}}' "$id")
 	user=$(docker inspect -f '{{.Config.User}}' "$id")
 	[ "$user" = 65532:65532 ] || fail "$name runs as '$user'"
+	rights=$(docker inspect -f '{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Privileged}}' "$id")
+	[ "$rights" = 'true [ALL] [no-new-privileges:true] false' ] || fail "$name has $rights"
 	if docker inspect -f '{{json .Config.Env}}{{json .Config.Cmd}}' "$id" | grep -qE 'S[UAX][A-Z2-7]{56}|SEALMESH_JOIN=|PRIVATE KEY'; then
 		fail "$name has a secret in its environment or arguments"
 	fi
 done
+if compose exec -T nats sh -c 'echo x >/here' 2>/dev/null; then fail "the root of nats can be written"; fi
+if compose logs --no-color server-a server-b | grep -F 'cannot be renewed'; then fail "a certificate cannot be renewed"; fi
+if compose logs --no-color | grep -E 'S[UAX][A-Z2-7]{56}|PRIVATE KEY'; then fail "a log holds a secret"; fi
+
+say "nats and both control planes are healthy"
+healthy() { [ "$(docker inspect -f '{{.State.Health.Status}}' $(all "$1"))" = healthy ]; }
+for service in nats server-a server-b; do
+	wait_for healthy "$service" || fail "$service is not healthy"
+done
 
 say "the images hold no key"
-for image in sealmesh sealmesh-operator sealmesh-quickstart; do
+for image in sealmesh sealmesh-operator sealmesh-newsroom; do
 	id=$(docker create "$image" none)
 	if docker export "$id" | tar -t | grep -E '\.(nk|key|crt)$|(^|/)agent\.json$'; then
 		fail "$image holds key files"
@@ -161,50 +199,73 @@ done
 
 say "each volume holds what its container needs, and no more"
 # files VOLUME: what is in it.
-files() { docker run --rm --network none -v "${project}_$1:/v:ro" busybox:stable-musl sh -c 'cd /v && find . -type f | sort'; }
+files() { docker run --rm --network none -v "${project}_$1:/v:ro" busybox:1.37-musl sh -c 'cd /v && find . -type f | sort'; }
 holds() {
 	local list
 	list=$(files "$1")
 	echo "$1:" $list
 	! grep -qE "$2" <<<"$list" || fail "$1 holds what it should not"
 }
-for service in nats server handler caller; do
+for service in nats server-a server-b reader writer orchestrator intruder; do
 	mounts=$(docker inspect -f '{{range .Mounts}}{{.Name}} {{end}}' $(all "$service"))
 	echo "$service mounts: $mounts"
 	case " $mounts" in *" ${project}_mesh "*) fail "$service mounts the whole mesh" ;; esac
 done
 holds nats '\.nk$|ca\.key$|/root/|/agents/'
 holds control '/root/|/agents/|authority'
-holds reader 'ca\.key$|/root/|/server/|tokens|issuer'
-holds asker 'ca\.key$|/root/|/server/|tokens|issuer'
+for agent in reader writer orchestrator intruder; do
+	holds "$agent" 'ca\.key$|/root/|/server/|tokens|issuer'
+done
 
-operator() { compose run --rm operator sealmesh "$@"; }
-call() { compose run --rm caller; }
+say "the operator sees who is there, and what happened"
+cli agent ls | tee "$work/agents"
+for agent in reader writer orchestrator intruder; do
+	grep -qE "^$agent +active" "$work/agents" || fail "agent ls does not list $agent"
+done
+cli trace --last 10 --agent orchestrator | tee "$work/traces"
+correlation=$(awk '/call write:report/ { print $2 }' "$work/traces" | tail -n 1)
+cli trace "$correlation" | tee "$work/trace"
+for line in 'orchestrator → writer  call write:report' 'writer → reader  call read:logs' 'lent orchestrator → writer' 'taken by orchestrator'; do
+	grep -qF "$line" "$work/trace" || fail "the trace does not have: $line"
+done
+cli trace --denied --agent intruder
 
-say "a suspended caller is denied, a resumed one is not"
-operator agent suspend asker --reason drill
-if out=$(call 2>&1); then fail "a suspended agent was answered"; fi
-grep -qF 'denied: suspended' <<<"$out" || fail "got: $out"
-echo "caller: denied: suspended"
-operator agent resume asker >/dev/null
-call | grep -F "$answer" || fail "no answer after the resume"
+say "one control plane of two is enough, whichever it is"
+works() { cli agent set reader --label "without=$1" >/dev/null 2>&1; }
+for gone in server-a server-b; do
+	compose stop "$gone"
+	wait_for works "$gone" || fail "nothing works without $gone"
+	compose start "$gone"
+	wait_for healthy "$gone" || fail "$gone did not come back"
+done
+
+say "who is suspended is out, and back when it is resumed"
+cli agent suspend writer --reason drill
+tells orchestrator 'no report:'
+cli agent resume writer >/dev/null
+reports() { compose logs --no-color orchestrator | grep -cF 'got from writer'; }
+more() { [ "$(reports)" -gt "$1" ]; }
+wait_for more "$(reports)" || fail "no report after the resume"
 
 say "a second up changes nothing"
 compose up -d
-wait_for answered 2 || fail "no answer after the second up"
-operator agent ls
+wait_for more "$(reports)" || fail "no report after the second up"
 
 say "without a control plane a new connection is unavailable, not denied"
-compose stop server
+compose stop server-a server-b
 status=0
-operator --timeout 5s status || status=$?
+cli --timeout 5s status || status=$?
 [ "$status" -eq 4 ] || fail "exit code $status, want 4 (unavailable)"
-compose start server
-wait_for operator --timeout 20s status >/dev/null || fail "the control plane did not come back"
+compose start server-a server-b
+wait_for cli --timeout 20s status >/dev/null || fail "the control planes did not come back"
 
 say "everything restarts"
-compose restart nats server
-again() { call 2>/dev/null | grep -F "$answer"; }
-wait_for again || fail "no answer after the restart"
+compose restart nats server-a server-b
+wait_for more "$(reports)" || fail "no report after the restart"
+
+say "a revoked intruder does not come back"
+cli agent revoke intruder --reason drill || [ $? -eq 4 ] # a server that was restarted is waited for
+compose run --rm --no-deps intruder 2>&1 | tee "$work/again" || true
+grep -qF 'denied: revoked' "$work/again" || fail "a revoked intruder was let in"
 
 say "the compose file does what it promises"
