@@ -108,21 +108,6 @@ func writeHeld(w io.Writer, release, confirm string) {
 	fmt.Fprintf(w, "  they live, and could not be heard: %s\n  they are dead, and may expire:     %s\n", release, confirm)
 }
 
-// writeHeldOrBlind says in the status of the mesh that nobody expires.
-func (a *app) writeHeldOrBlind(w io.Writer, m wire.MonitorView) {
-	switch m.State {
-	case "held":
-		fmt.Fprintf(w, "ALARM: nobody expires since %s: %d of %d fell silent together (%s)\n",
-			when(m.HeldSince), m.Held, m.Watched, a.suggest("monitor status"))
-		writeHeld(w, a.suggest("monitor release"), a.suggest("monitor confirm"))
-	case "blind":
-		fmt.Fprintf(w, "ALARM: nobody expires: the monitor does not hear its own heartbeats (%s)\n", a.suggest("monitor status"))
-	}
-	if len(m.Missing) > 0 {
-		fmt.Fprintf(w, "ALARM: replicas of the control plane do not answer: %s\n", listed(m.Missing))
-	}
-}
-
 // span prints milliseconds for people.
 func span(ms int64) string {
 	d := time.Duration(ms) * time.Millisecond

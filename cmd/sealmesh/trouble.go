@@ -27,16 +27,3 @@ func timesOver(n int) string {
 	}
 	return fmt.Sprintf("%d times", n)
 }
-
-// writeAlarms prints what an operator has to look at.
-func writeAlarms(w io.Writer, list []wire.AlarmView) {
-	for _, a := range list {
-		switch a.Kind {
-		case wire.AlarmClone:
-			fmt.Fprintf(w, "ALARM: the key of %s/%s is in use on several hosts since %s: %s; sealmesh agent revoke %s/%s ends it\n",
-				a.Agent, a.Instance, when(&a.Since), listed(a.Hosts), a.Agent, a.Instance)
-		default:
-			fmt.Fprintf(w, "ALARM: %s of %s/%s since %s\n", clean(a.Kind), a.Agent, a.Instance, when(&a.Since))
-		}
-	}
-}

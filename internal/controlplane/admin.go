@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sealmesh/sealmesh/agentid"
@@ -364,6 +365,16 @@ func (p *Plane) status(ctx context.Context) (any, error) {
 	s.RevocationBoundMS, s.Insecure = p.revocationBound().Milliseconds(), p.cfg.Mesh.Config.Insecure()
 	s.OlderRecords = p.olderRecords()
 	s.Expires = p.ends()
-	s.Monitor = p.monitorSummary(ctx)
+	// Each waits for who does not answer.
+	var wg sync.WaitGroup
+	wg.Go(func() { s.Monitor = p.monitorSummary(ctx) })
+	wg.Go(func() { s.ControlPlanes = p.planes(ctx) })
+	wg.Go(func() { s.Streams = p.streamViews(ctx) })
+	wg.Wait()
+	s.Denied, s.DeniedWindowMS = rates(s.ControlPlanes), wire.DeniedWindow.Milliseconds()
+	for _, c := range s.ControlPlanes {
+		s.FeedLagMS = max(s.FeedLagMS, c.FeedLagMS)
+	}
+	s.MissingServers = p.missingServers()
 	return s, nil
 }

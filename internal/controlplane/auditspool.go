@@ -41,6 +41,9 @@ func (p *Plane) openAudit(ctx context.Context, js jetstream.JetStream) error {
 func (p *Plane) audited(r audit.Record) {
 	audit.Write(&p.log, r)
 	r.Time = p.clock()
+	if r.Verdict == audit.Refused {
+		p.denied.note(r.Reason, 1+r.Suppressed)
+	}
 	p.spool.Add(r)
 }
 

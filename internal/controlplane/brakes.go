@@ -1,7 +1,9 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -221,7 +223,11 @@ func (p *Plane) onMonitorOrder(msg *nats.Msg) {
 	}
 	// Only to those who wait for answers, whatever the reply subject of a message
 	// may say: it is not signed.
-	if strings.HasPrefix(msg.Reply, nats.InboxPrefix) {
+	switch {
+	case !strings.HasPrefix(msg.Reply, nats.InboxPrefix):
+	case o.Verb == verbPlanes:
+		p.answerPlanes(o.ID, msg.Reply)
+	default:
 		p.answerOrder(o.ID, msg.Reply)
 	}
 }
@@ -275,20 +281,40 @@ func (p *Plane) monitorView() wire.MonitorReplica {
 	return v
 }
 
-// order tells all replicas something and gathers how they fare then, for as long
-// as one that is known to be there has not answered. Missing are those that did
-// not in time.
+// order tells all replicas something and gathers how they fare then. Missing are
+// those that did not answer in time.
 func (p *Plane) order(ctx context.Context, o *monitorOrder) (answers []wire.MonitorReplica, missing []string, err error) {
+	missing, err = p.gather(ctx, o, func(text string) (string, error) {
+		var a monitorAnswer
+		if err := p.brakes.verify(jws.Decode(text, kindMonitorAnswer, &a)); err != nil || a.Order != o.ID {
+			return "", cmp.Or(err, errAnotherOrder)
+		}
+		if !slices.ContainsFunc(answers, func(r wire.MonitorReplica) bool { return r.Replica == a.Replica.Replica }) {
+			answers = append(answers, a.Replica)
+		}
+		return a.Replica.Replica, nil
+	})
+	slices.SortFunc(answers, func(a, b wire.MonitorReplica) int { return strings.Compare(a.Host+" "+a.Replica, b.Host+" "+b.Replica) })
+	return answers, missing, err
+}
+
+// errAnotherOrder: what came answers something else.
+var errAnotherOrder = errors.New("controlplane: it answers another order")
+
+// gather tells all replicas something and gives each answer to take, for as long as
+// one that is known to be there has not answered. take verifies it and returns the
+// name of the replica.
+func (p *Plane) gather(ctx context.Context, o *monitorOrder, take func(text string) (replica string, err error)) (missing []string, err error) {
 	text, err := jws.Sign(o, p.brakes.key)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, answersWait)
 	defer cancel()
 	inbox := p.ctrl.NewInbox()
 	sub, err := p.ctrl.SubscribeSync(inbox)
 	if err != nil {
-		return nil, nil, fmt.Errorf("controlplane: %w", err)
+		return nil, fmt.Errorf("controlplane: %w", err)
 	}
 	defer func() {
 		if err := sub.Unsubscribe(); err != nil {
@@ -296,7 +322,7 @@ func (p *Plane) order(ctx context.Context, o *monitorOrder) (answers []wire.Moni
 		}
 	}()
 	if err := p.ctrl.PublishRequest(p.space.Monitor(), inbox, []byte(text)); err != nil {
-		return nil, nil, fmt.Errorf("controlplane: %w", err)
+		return nil, fmt.Errorf("controlplane: %w", err)
 	}
 	due, complete := p.brakes.expected(p.clock())
 	for !complete || len(due) > 0 {
@@ -304,22 +330,17 @@ func (p *Plane) order(ctx context.Context, o *monitorOrder) (answers []wire.Moni
 		if err != nil {
 			break
 		}
-		var a monitorAnswer
-		if err := p.brakes.verify(jws.Decode(string(msg.Data), kindMonitorAnswer, &a)); err != nil || a.Order != o.ID {
+		name, err := take(string(msg.Data))
+		if err != nil {
 			p.log.Warn().AnErr("cause", err).Msg("answer of a replica refused")
 			continue
 		}
-		if slices.ContainsFunc(answers, func(r wire.MonitorReplica) bool { return r.Replica == a.Replica.Replica }) {
-			continue
-		}
-		answers = append(answers, a.Replica)
-		delete(due, a.Replica.Replica)
+		delete(due, name)
 		p.brakes.mu.Lock()
-		p.brakes.meet(a.Replica.Replica, p.clock())
+		p.brakes.meet(name, p.clock())
 		p.brakes.mu.Unlock()
 	}
-	slices.SortFunc(answers, func(a, b wire.MonitorReplica) int { return strings.Compare(a.Host+" "+a.Replica, b.Host+" "+b.Replica) })
-	return answers, slices.Sorted(maps.Keys(due)), nil
+	return slices.Sorted(maps.Keys(due)), nil
 }
 
 // meetReplicas learns who else there is, and how they fare: a replica that starts

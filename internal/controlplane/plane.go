@@ -83,6 +83,8 @@ type Plane struct {
 	epochs      epochs  // of the ticks
 	servers     servers // known nats-servers
 	denials     atomic.Uint64
+	denied      denied       // by reason, lately
+	began       time.Time    // by the clock
 	asks        *limiter     // of instances about themselves
 	swept       atomic.Bool  // all root tokens were looked through since the start
 	started     atomic.Bool  // everything above is set and stays
@@ -139,6 +141,7 @@ func newPlane(cfg Config, seam func(authcallout.Registry) authcallout.Registry) 
 	if cfg.Clock != nil {
 		p.clock = cfg.Clock
 	}
+	p.began = p.clock()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }

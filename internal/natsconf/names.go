@@ -34,3 +34,14 @@ const StoreAPI = "STORE.JS.API"
 // SystemInbox is the inbox prefix that the system user's connection must use
 // (nats.CustomInboxPrefix); it may subscribe no other.
 const SystemInbox = "_INBOX_system"
+
+// ControlStreams are the streams of CTRL, without which nothing goes.
+func ControlStreams() []string {
+	return []string{
+		subject.KVStream(AgentsBucket), subject.KVStream(ChainsBucket), subject.KVStream(subject.SessionsBucket),
+		subject.KVStream(subject.JoinsBucket), BeatsStream, AuditStream,
+	}
+}
+
+// StoredStreams are those of STORE. The one of events is there with a durable topic.
+func StoredStreams() []string { return []string{subject.KVStream(ReplayBucket), EventsStream} }

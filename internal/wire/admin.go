@@ -232,6 +232,13 @@ type MeshStatus struct {
 	Expires []Ending `json:"expires"` // what ends next, the first first
 
 	OlderRecords []OlderRecord `json:"older_records,omitempty"` // than this replica saw before: refused
+
+	ControlPlanes  []ControlPlane `json:"control_planes"`  // that answered, by host and name
+	MissingServers []string       `json:"missing_servers"` // that sealmesh.yaml names and that are not heard of
+	Streams        []StreamView   `json:"streams"`         // of the registry, and those that agents need
+	FeedLagMS      int64          `json:"feed_lag_ms"`     // the worst of any replica
+	Denied         []DenialRate   `json:"denied"`          // by all replicas, the most frequent first
+	DeniedWindowMS int64          `json:"denied_window_ms"`
 }
 
 // ReplayView is the store of used nonces as operators see it.
