@@ -35,6 +35,18 @@ func NewSpool() *Spool { return &Spool{run: rand.Text()[:runLen], ready: make(ch
 // runLen is enough to tell the processes of one instance apart.
 const runLen = 12
 
+// Waiting returns how many records wait to be sent, and how many were left out since
+// the last batch because too many waited.
+func (s *Spool) Waiting() (records int, missing uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	records = s.open.n
+	for _, b := range s.full {
+		records += b.n
+	}
+	return records, s.missing
+}
+
 // Add puts a record in line.
 func (s *Spool) Add(r Record) {
 	s.mu.Lock()

@@ -40,6 +40,7 @@ func (p *Plane) openAudit(ctx context.Context, js jetstream.JetStream) error {
 // nobody.
 func (p *Plane) audited(r audit.Record) {
 	audit.Write(&p.log, r)
+	p.metrics.decided(r)
 	r.Time = p.clock()
 	if r.Verdict == audit.Refused {
 		p.denied.note(r.Reason, 1+r.Suppressed)

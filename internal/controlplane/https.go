@@ -75,10 +75,11 @@ func (p *Plane) listen() (*endpoint, error) {
 		}
 		io.WriteString(w, "ok\n") //nolint:errcheck // the client may be gone
 	})
+	served := p.metrics.served(mux)
 	conf := p.source.ServerTLS()
 	conf.ClientAuth = tls.RequestClientCert
 	e.server = &http.Server{
-		Handler: mux, TLSConfig: conf,
+		Handler: served, TLSConfig: conf,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: stdlog.New(io.Discard, "", 0), // handshake failures of strangers

@@ -104,8 +104,10 @@ type Plane struct {
 	certs      serverCerts   // of the servers
 	endings    endings       // what ends by time
 	spool      *audit.Spool
-	older      *older    // what is remembered of the registry
-	platforms  platforms // OIDC issuers
+	metrics    *metrics
+	operators  *operators // the endpoint of the metrics; nil: there is none
+	older      *older     // what is remembered of the registry
+	platforms  platforms  // OIDC issuers
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -134,6 +136,7 @@ func newPlane(cfg Config, seam func(authcallout.Registry) authcallout.Registry) 
 	p := &Plane{seam: seam, page: listedAtOnce, cfg: cfg, log: cfg.Log, clock: time.Now, cutting: newCutting(), ended: newEnded(), durables: newDurables(), replay: newReplayWatch(), clones: newClones(), asks: newLimiter(askRate, askBurst)}
 	p.absences = newAbsences(cfg.GoneAfter)
 	p.spool = audit.NewSpool()
+	p.metrics = newMetrics(p)
 	p.arrivals, p.repairs = newArrivals(), newRepairs()
 	p.older = newOlder()
 	p.settleFor, p.leases.lost = settleTimeout, leaseLost
@@ -204,6 +207,7 @@ func (p *Plane) start(ctx context.Context) error {
 	if p.https, err = p.listen(); err != nil {
 		return err
 	}
+	p.listenForOperators()
 	p.started.Store(true)
 	p.log.Info().Str("url", p.URL()).Msg("control plane is up")
 	return nil
@@ -469,6 +473,7 @@ func (p *Plane) shutdown() {
 	if p.https != nil {
 		p.https.close()
 	}
+	p.operators.close()
 	if p.callout != nil {
 		if err := p.callout.Close(); err != nil {
 			p.log.Warn().Err(err).Msg("closing the callout")

@@ -51,15 +51,17 @@ type replayWatch struct {
 	judged atomic.Pointer[string] // ID of the server on which the store was looked at last
 	raises atomic.Uint64
 
-	mu      sync.Mutex
-	founded time.Time // when the store of a new mesh was made
+	mu      sync.Mutex // held while the store is looked at, which takes as long as the server does
+	founded time.Time  // when the store of a new mesh was made
 	clocks  clocks
 	created int64  // as this process saw it: a backup brings the record back as well
 	last    uint64 // likewise
+	alarmed time.Time
+
+	telling sync.Mutex // of what operators are told
 	held    uint64
 	bytes   uint64
 	reason  string // of the last raise
-	alarmed time.Time
 }
 
 func newReplayWatch() *replayWatch {
@@ -75,8 +77,8 @@ func (w *replayWatch) soon() {
 }
 
 func (w *replayWatch) view() *wire.ReplayView {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.telling.Lock()
+	defer w.telling.Unlock()
 	return &wire.ReplayView{Nonces: w.held, Bytes: w.bytes, Most: limits.ReplayRecords, Raises: w.raises.Load(), Reason: w.reason}
 }
 
@@ -186,7 +188,10 @@ func (p *Plane) judge(ctx context.Context) error {
 			now.Servers[name] = rec.Servers[name] // it is silent; what it was counts when it is back
 		}
 	}
-	w.created, w.last, w.held, w.bytes = now.Created, now.Last, info.State.Msgs, info.State.Bytes
+	w.created, w.last = now.Created, now.Last
+	w.telling.Lock()
+	w.held, w.bytes = info.State.Msgs, info.State.Bytes
+	w.telling.Unlock()
 	w.judged.Store(&server)
 	p.alarmReplay(ctx, info)
 	if rec != nil && rec.Created == now.Created && rec.Last == now.Last && maps.Equal(rec.Servers, now.Servers) {
@@ -255,7 +260,9 @@ func (p *Plane) raiseReplay(ctx context.Context, server time.Time, reason string
 	if err := p.store.Tick(ctx, 0, at, p.epochs.recent()); err != nil {
 		return err
 	}
+	p.replay.telling.Lock()
 	p.replay.reason = reason
+	p.replay.telling.Unlock()
 	n := p.replay.raises.Add(1)
 	p.log.Warn().Str("reason", reason).Str("replay_since", at.UTC().Format(time.RFC3339Nano)).Uint64("raises", n).
 		Msg("the replay store may have forgotten calls: those signed before are refused")

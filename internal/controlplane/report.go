@@ -286,6 +286,7 @@ func (p *Plane) cutResult(a *registry.Agent, r *cutReport, start time.Time) wire
 	if p.sys == nil {
 		out.Bound = p.bound(r)
 	}
+	p.metrics.cut(out.Confirmed, time.Since(start))
 	return out
 }
 

@@ -68,7 +68,7 @@ func Start(ctx context.Context, dir string, o Options) (*Mesh, error) {
 	// The real addresses are known once both listen; Up puts them in place.
 	init := meshdir.InitOptions{
 		NATSListen: "127.0.0.1:4222", NATSURL: "tls://127.0.0.1:4222",
-		ControlListen: "127.0.0.1:0", ControlURL: "https://127.0.0.1:4223",
+		MetricsListen: meshdir.NoMetrics, ControlListen: "127.0.0.1:0", ControlURL: "https://127.0.0.1:4223",
 	}
 	if o.Heartbeat > 0 {
 		init.Heartbeat.Interval, init.Heartbeat.Timeout = o.Heartbeat, 3*o.Heartbeat

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
@@ -20,6 +21,7 @@ const (
 	DefaultStore           = "nats/jetstream"
 	DefaultServerName      = "nats-1"
 	DefaultControlListen   = "127.0.0.1:4223"
+	DefaultMetricsListen   = "127.0.0.1:4224"
 	DefaultInterval        = 30 * time.Second
 	DefaultTimeout         = 90 * time.Second
 	DefaultMassExpiryShare = 0.3
@@ -51,6 +53,7 @@ type Config struct {
 	Vault       Vault       `yaml:"vault"`
 	Token       Token       `yaml:"token"`
 	Audit       Audit       `yaml:"audit"`
+	Metrics     Metrics     `yaml:"metrics"`
 	OIDC        []OIDC      `yaml:"oidc"` // platforms whose identities may enrol
 	Replicas    int         `yaml:"replicas"`
 	State       string      `yaml:"state"` // where the control plane keeps what must not be forgotten; relative to the mesh directory
@@ -109,6 +112,30 @@ type Audit struct {
 	MaxBytes int64         `yaml:"max_bytes"` // on each server that has a copy
 }
 
+// Metrics is where the control plane tells operators how it fares.
+type Metrics struct {
+	Listen string `yaml:"listen"` // host:port; empty: nowhere
+	// NotLoopback lets it be an address that others than this host reach.
+	NotLoopback bool `yaml:"insecure_not_loopback"`
+}
+
+func (m Metrics) check() error {
+	if m.Listen == "" {
+		return nil
+	}
+	if err := checkListen(m.Listen); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(m.Listen)
+	if err != nil {
+		return err
+	}
+	if ip, err := netip.ParseAddr(host); !m.NotLoopback && (err != nil || !ip.IsLoopback()) {
+		return fmt.Errorf("%q is no loopback address, and whoever reaches it may ask without saying who he is; insecure_not_loopback: true allows it", host)
+	}
+	return nil
+}
+
 // minAuditBytes keeps the audit from being a formality.
 const minAuditBytes = 1 << 20
 
@@ -132,6 +159,9 @@ func (c Config) Insecure() []string {
 	var out []string
 	if c.NATS.NoSystemAccount {
 		out = append(out, "nats.insecure_no_system_account")
+	}
+	if c.Metrics.NotLoopback {
+		out = append(out, "metrics.insecure_not_loopback")
 	}
 	return out
 }
@@ -165,6 +195,9 @@ func (c Config) check() error {
 	}
 	if _, err := checkURL("https", c.Control.URL); err != nil {
 		return fmt.Errorf("control.url: %w", err)
+	}
+	if err := c.Metrics.check(); err != nil {
+		return fmt.Errorf("metrics.listen: %w", err)
 	}
 	if err := c.checkIssuer(); err != nil {
 		return err

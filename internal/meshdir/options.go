@@ -42,10 +42,13 @@ type InitOptions struct {
 	Certificate Certificate // pki.DefaultAgentTTL where zero
 	// Vault signs the agents' certificates where Certificate.Issuer is IssuerVault,
 	// and is asked for its roots and for the first certificate by Init.
-	Vault    Vault
-	Token    Token // DefaultTokenTTL where zero
-	Audit    Audit // zero fields take the defaults
-	Replicas int   // DefaultReplicas where zero, on a cluster three
+	Vault Vault
+	Token Token // DefaultTokenTTL where zero
+	Audit Audit // zero fields take the defaults
+
+	MetricsListen string // host:port; DefaultMetricsListen where empty, nowhere where it is NoMetrics
+
+	Replicas int // DefaultReplicas where zero, on a cluster three
 
 	SigningKeys time.Duration // how long the signing keys are certified; 90 days where zero
 
@@ -89,9 +92,16 @@ func (o InitOptions) config() (Config, error) {
 	c.Token.TTL = cmp.Or(o.Token.TTL, c.Token.TTL)
 	c.Audit.MaxAge = cmp.Or(o.Audit.MaxAge, c.Audit.MaxAge)
 	c.Audit.MaxBytes = cmp.Or(o.Audit.MaxBytes, c.Audit.MaxBytes)
+	c.Metrics.Listen = cmp.Or(o.MetricsListen, DefaultMetricsListen)
+	if o.MetricsListen == NoMetrics {
+		c.Metrics.Listen = ""
+	}
 	c.Replicas = cmp.Or(o.Replicas, c.Replicas)
 	return c, c.check()
 }
+
+// NoMetrics as the address of the metrics: there are none.
+const NoMetrics = "none"
 
 // dialable names a listener on all addresses by the loopback one.
 func dialable(listen string) string {
