@@ -18,6 +18,7 @@ type serverDoc struct {
 	TrustDomain string   `json:"trust_domain"`
 	NATS        []string `json:"nats"`
 	Control     string   `json:"control"`
+	Metrics     string   `json:"metrics,omitempty"` // host:port; empty: nowhere
 }
 
 func newServer(a *app) *cobra.Command {
@@ -57,11 +58,11 @@ directory whether it does its work, and ends with 0, or with 4 if not.`,
 			defer plane.Close() //nolint:errcheck // it logs what it could not do
 			doc := serverDoc{
 				Schema: "sealmesh.server/v1", Mesh: a.mesh, TrustDomain: mesh.Config.TrustDomain,
-				NATS: mesh.Config.NATS.URLs, Control: plane.URL(),
+				NATS: mesh.Config.NATS.URLs, Control: plane.URL(), Metrics: plane.MetricsAddr(),
 			}
 			if err := a.show(doc, func(w io.Writer) {
 				fmt.Fprintf(w, "the control plane of %s is up\n\n", doc.TrustDomain)
-				table(w, []string{"  nats-server", listed(doc.NATS)}, []string{"  listens on", doc.Control}, []string{"  directory", doc.Mesh})
+				table(w, []string{"  nats-server", listed(doc.NATS)}, []string{"  listens on", doc.Control}, []string{"  metrics", orDash(doc.Metrics)}, []string{"  directory", doc.Mesh})
 			}); err != nil {
 				return err
 			}

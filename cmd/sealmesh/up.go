@@ -25,6 +25,7 @@ type upDoc struct {
 	TrustDomain string `json:"trust_domain"`
 	NATS        string `json:"nats"`
 	Control     string `json:"control"`
+	Metrics     string `json:"metrics,omitempty"` // host:port; empty: nowhere
 }
 
 func newUp(a *app) *cobra.Command {
@@ -100,10 +101,10 @@ func (a *app) up(ctx context.Context, mesh *meshdir.Mesh, fresh bool, listen str
 		return outOfTime(start, err)
 	}
 	defer plane.Close() //nolint:errcheck // it logs what it could not do
-	doc := upDoc{Schema: "sealmesh.up/v1", Mesh: a.mesh, TrustDomain: mesh.Config.TrustDomain, NATS: srv.URL(), Control: plane.URL()}
+	doc := upDoc{Schema: "sealmesh.up/v1", Mesh: a.mesh, TrustDomain: mesh.Config.TrustDomain, NATS: srv.URL(), Control: plane.URL(), Metrics: plane.MetricsAddr()}
 	if err := a.show(doc, func(w io.Writer) {
 		fmt.Fprintf(w, "the mesh %s is up\n\n", doc.TrustDomain)
-		table(w, []string{"  nats-server", doc.NATS}, []string{"  control plane", doc.Control}, []string{"  directory", doc.Mesh})
+		table(w, []string{"  nats-server", doc.NATS}, []string{"  control plane", doc.Control}, []string{"  metrics", orDash(doc.Metrics)}, []string{"  directory", doc.Mesh})
 		next := a.suggest("status")
 		if fresh {
 			next = a.suggest("agent add reader --handle read:logs --enroll")

@@ -493,6 +493,8 @@ func TestInitRefusesOptions(t *testing.T) {
 		"session too long":      {meshdir.InitOptions{Session: meshdir.Session{TTL: 25 * time.Hour}}, "session.ttl"},
 		"certificate too long":  {meshdir.InitOptions{Certificate: meshdir.Certificate{TTL: 169 * time.Hour}}, "certificate.ttl"},
 		"negative token":        {meshdir.InitOptions{Token: meshdir.Token{TTL: -time.Hour}}, "token.ttl"},
+		"metrics for all":       {meshdir.InitOptions{MetricsListen: "0.0.0.0:4224"}, "metrics.listen"},
+		"metrics at a name":     {meshdir.InitOptions{MetricsListen: "metrics.example.org:4224"}, "metrics.listen"},
 		"audit for a second":    {meshdir.InitOptions{Audit: meshdir.Audit{MaxAge: time.Second}}, "audit.max_age"},
 		"audit of a kilobyte":   {meshdir.InitOptions{Audit: meshdir.Audit{MaxBytes: 1024}}, "audit.max_bytes"},
 		"six replicas":          {meshdir.InitOptions{Replicas: 6}, "replicas"},
