@@ -178,6 +178,14 @@ func TestHandbook(t *testing.T) {
 		{heading: "## What happened", before: []string{reader}},
 		{heading: "## Proving it", before: []string{reader}},
 		{heading: "## Is all well?"},
+		{heading: "### Step by step", before: []string{reader}},
+		{heading: "## Uninstall", before: []string{reader, "sealmesh topic add news"}, do: func(h *handbook, d *deployment, line string) bool {
+			if strings.HasPrefix(line, "rm -r") {
+				d.stopPlane()
+				d.stopServer()
+			}
+			return false
+		}},
 		{heading: "### Certificates of agents", before: []string{reader, serve}},
 		{heading: "### Suspend: something behaves oddly", before: []string{reader, serve}},
 		{heading: "### Revoke one instance: a pod was compromised", before: []string{reader}, do: func(h *handbook, d *deployment, _ string) bool {
@@ -249,6 +257,7 @@ func TestHandbook(t *testing.T) {
 		"### Enrolment":                "internal/controlplane and the scripts of cmd/sealmesh, with tokens of their own",
 		"### How fast a cut is":        "make bench-revoke",
 		"## Sizing":                    "internal/bench: it takes two minutes",
+		"## Foreign clients":           "test/foreign, which has the nats CLI",
 		"### Setting up Vault":         "test/vault",
 		"### Many fall silent at once": "cmd/sealmesh/testdata/monitor.txtar: there is nothing to decide until many are silent",
 	} {
