@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"time"
@@ -11,7 +10,7 @@ import (
 	"github.com/sealmesh/sealmesh/internal/doctor"
 )
 
-// doctorWait bounds the checks that ask others, where --timeout does not.
+// doctorWait bounds all checks, where --timeout does not.
 const doctorWait = 30 * time.Second
 
 // doctorDoc is sealmesh.doctor/v1.
@@ -25,23 +24,34 @@ type doctorDoc struct {
 }
 
 func newDoctor(a *app) *cobra.Command {
-	return &cobra.Command{
+	offline := false
+	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what is wrong or is going to be, and say what helps",
-		Long: `Look at the mesh directory, and at Vault where it signs the certificates, for what
-is wrong or is going to be, each with what helps. Nothing is changed, and nothing
-needs to run.
+		Long: `Look at the mesh directory, at its nats-servers, and at the mesh as an agent meets it,
+for what is wrong or is going to be, each with what helps. What does not run is found
+to be wrong. Where Vault signs the certificates it is asked, too.
+
+Run it on the control plane's host, as its user: it connects with the keys there, and
+as the operator's agent. It changes nothing, and tries in passing what must fail: to
+come in without a certificate or a key, and to open a route with an agent's
+certificate. --offline looks at files and Vault alone, and nothing needs to run.
 
 Exit code 0: nothing is wrong, though there may be warnings; 1: something is.`,
 		Args: takes(0, 0, ""),
 		RunE: func(c *cobra.Command, _ []string) error {
-			wait := a.timeout
-			if wait == 0 {
-				wait = doctorWait
-			}
-			ctx, cancel := context.WithTimeout(c.Context(), wait)
+			ctx, cancel := a.deadline(c.Context(), doctorWait)
 			defer cancel()
-			r := doctor.Examine(ctx, a.mesh, a.now())
+			o := doctor.Options{Dir: a.mesh, Now: a.now, Offline: offline}
+			// Where there is none, that is found to be wrong; but who is named must exist.
+			if dir, err := a.find(adminID); err == nil {
+				o.As = dir.Path
+			} else if a.as != "" && !offline {
+				return err
+			}
+			done := a.busy("asking the nats-servers and the control plane …")
+			r := doctor.Examine(ctx, o)
+			done()
 			if err := c.Context().Err(); err != nil {
 				return err
 			}
@@ -58,6 +68,21 @@ Exit code 0: nothing is wrong, though there may be warnings; 1: something is.`,
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&offline, "offline", false, "look at files and Vault alone")
+	return c
+}
+
+// busyAfter is how long a person waits before he is told for what.
+const busyAfter = 700 * time.Millisecond
+
+// busy tells a person what is waited for, if it takes longer than a moment. The
+// function that it returns ends that.
+func (a *app) busy(with string) (done func()) {
+	if !isTerminal(a.stderr) {
+		return func() {}
+	}
+	t := time.AfterFunc(busyAfter, func() { fmt.Fprintln(a.stderr, with) }) //nolint:errcheck // nowhere left to say it
+	return func() { t.Stop() }
 }
 
 func writeDoctor(w io.Writer, d doctorDoc) {

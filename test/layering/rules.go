@@ -65,7 +65,7 @@ var tiers = map[string]Tier{
 	"internal/devmesh":      Whole,
 	"internal/bench":        Harness,
 	"internal/demo":         Harness,
-	"internal/doctor":       Surface,
+	"internal/doctor":       Whole,
 	"meshclient/meshtest":   Harness,
 	"cmd":                   Program,
 	"examples":              Program,
