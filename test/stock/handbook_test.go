@@ -177,7 +177,7 @@ func TestHandbook(t *testing.T) {
 		{heading: "## When an agent is compromised", before: []string{lead, temp, lend, "sealmesh agent add monitor --enroll"}},
 		{heading: "## What happened", before: []string{reader}},
 		{heading: "## Proving it", before: []string{reader}},
-		{heading: "## Is all well?"},
+		{heading: "## Watching", before: []string{reader}},
 		{heading: "### Step by step", before: []string{reader}},
 		{heading: "## Uninstall", before: []string{reader, "sealmesh topic add news"}, do: func(h *handbook, d *deployment, line string) bool {
 			if strings.HasPrefix(line, "rm -r") {
