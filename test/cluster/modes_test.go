@@ -27,7 +27,7 @@ func TestModes(t *testing.T) {
 	ctrl, store := w.streams(nc)
 	w.whole(ctrl, store)
 	news := w.news()
-	alone := w.duo(2, 2) // both on one server, which it has to itself
+	alone := w.alone(2)
 	w.duos = append(w.duos, alone)
 	w.callingOf(alone)
 
@@ -123,6 +123,17 @@ func TestModes(t *testing.T) {
 	})
 }
 
+// alone is a duo on one server.
+func (w *world) alone(node int) *duo {
+	w.t.Helper()
+	d := &duo{name: "on " + w.Name(node), from: node, to: node, scope: "do:alone", callerID: "asks-alone", handID: "answers-alone"}
+	scope := []capability.Scope{capability.RequireScope(d.scope)}
+	w.add(d.handID, node, registry.Rights{Handle: scope})
+	w.add(d.callerID, node, registry.Rights{Call: scope})
+	w.enter(d)
+	return d
+}
+
 // callingOf has one more duo talk.
 func (w *world) callingOf(d *duo) {
 	all := w.duos
@@ -152,7 +163,7 @@ type news struct {
 func (w *world) news() *news {
 	w.t.Helper()
 	n := &news{heard: make(chan string, 1024)}
-	w.add("press", 2, registry.Rights{Publish: []string{"news"}, Call: []capability.Scope{}})
+	w.add("press", 2, registry.Rights{Publish: []string{"news"}})
 	w.add("fan", 2, registry.Rights{Subscribe: []string{"news"}})
 	n.from = w.connect(w.Agent("press"))
 	if err := w.connect(w.Agent("fan")).Subscribe("news", func(_ context.Context, e *meshclient.Event) { n.heard <- string(e.Data) }); err != nil {
