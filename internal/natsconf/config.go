@@ -87,17 +87,34 @@ var source string
 // secrets. Whatever could end in a configuration that is weaker than it looks is
 // an error: a missing file name, keys of the wrong kind, one key for both users,
 // the same CA file for clients and routes.
-func (c Config) Text() ([]byte, error) {
+func (c Config) Text() ([]byte, error) { return c.part(whole) }
+
+// The parts that a configuration which was there before takes in. Accounts go into its
+// accounts block, Callout into its authorization block, and SystemUser among the users
+// of its system account.
+
+// Accounts returns CTRL, STORE and MESH.
+func (c Config) Accounts() ([]byte, error) { return c.part("accounts") }
+
+// Callout returns who decides about connections, and how long that may take.
+func (c Config) Callout() ([]byte, error) { return c.part("callout") }
+
+// SystemUser returns the control plane's user in the system account.
+func (c Config) SystemUser() ([]byte, error) { return c.part("system user") }
+
+const whole = "nats-server.conf"
+
+func (c Config) part(name string) ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	c.Limits = c.Limits.orDefault()
-	t, err := template.New("nats-server.conf").Funcs(template.FuncMap{"q": quote}).Parse(source)
+	t, err := template.New(whole).Funcs(template.FuncMap{"q": quote}).Parse(source)
 	if err != nil {
 		return nil, fmt.Errorf("natsconf: template: %w", err)
 	}
 	var out bytes.Buffer
-	if err := t.Execute(&out, view{c}); err != nil {
+	if err := t.ExecuteTemplate(&out, name, view{c}); err != nil {
 		return nil, fmt.Errorf("natsconf: %w", err)
 	}
 	return out.Bytes(), nil

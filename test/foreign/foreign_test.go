@@ -236,6 +236,7 @@ func TestRestartAndRevocation(t *testing.T) {
 			w.t.Errorf("its connection was not closed:\n%s\n%s", p.Stdout.String(), p.Stderr.String())
 		}
 		denied(w, c, dir, "uthorization Violation")
+		p.Kill() // told not to give up, it goes on trying
 	})
 }
 

@@ -47,6 +47,7 @@ try {
     tls: { certFile: context.cert || undefined, keyFile: context.key || undefined, caFile: context.ca },
     timeout: 12000,
     maxReconnectAttempts: -1,
+    ignoreAuthErrorAbort: true,
     reconnectTimeWait: 200
   })
 } catch (e) {
