@@ -23,6 +23,7 @@ type initFlags struct {
 	hosts         []string
 	servers       []string      // of a cluster; init alone has the flag
 	noSystem      bool          // likewise
+	existing      bool          // likewise
 	vault         meshdir.Vault // likewise
 }
 
@@ -93,6 +94,14 @@ func (i *initFlags) check(c *cobra.Command) error {
 			return usage(c, "--%s %q is not host:port", l.flag, l.value)
 		}
 	}
+	if i.existing {
+		switch {
+		case i.nats == "":
+			return usage(c, "--existing needs --nats: the URLs of the nats-servers that run already")
+		case len(i.servers) > 0 || i.listen != "":
+			return usage(c, "--existing leaves it to the nats-servers where they listen: neither --listen nor --servers")
+		}
+	}
 	if len(i.servers) > 0 && i.listen != "" {
 		return usage(c, "--listen is of a single server: each of --servers listens on its own port")
 	}
@@ -126,7 +135,7 @@ func (i *initFlags) make(a *app) (*meshdir.Mesh, error) {
 	}
 	return meshdir.Init(a.mesh, meshdir.InitOptions{
 		Certificate: cert, Vault: i.vault,
-		TrustDomain: i.trustDomain, NATSListen: i.listen, NATSURL: i.nats, Servers: servers, NoSystemAccount: i.noSystem,
+		TrustDomain: i.trustDomain, NATSListen: i.listen, NATSURL: i.nats, Servers: servers, NoSystemAccount: i.noSystem, Existing: i.existing,
 		ControlListen: i.controlListen, ControlURL: i.controlURL, Hosts: i.hosts, Now: a.now(),
 	})
 }
@@ -143,6 +152,18 @@ type initDoc struct {
 	ServerConfs []string `json:"server_confs,omitempty"`
 }
 
+// writeParts says what goes where in a configuration that was there before.
+func writeParts(w io.Writer, m *meshdir.Mesh) {
+	callout, accounts, user := m.Parts()
+	fmt.Fprintf(w, "\nin the nats-server's own configuration, with what is in %s beside it:\n", filepath.Dir(callout))
+	table(w,
+		[]string{"  authorization", fmt.Sprintf("include %q, relative to the file that includes it", filepath.Base(callout))},
+		[]string{"  accounts", fmt.Sprintf("include %q, likewise", filepath.Base(accounts))},
+		[]string{"  users of its system account", "the text of " + orDash(user)},
+		[]string{"  tls", "nats/server.crt, nats/server.key, and nats/ca.crt added to ca_file; verify: true"},
+	)
+}
+
 func newInit(a *app) *cobra.Command {
 	var f initFlags
 	c := &cobra.Command{
@@ -154,6 +175,10 @@ A directory that has anything in it is left alone.
 
 root/ holds the keys that everything rests on. Nothing needs them while the mesh
 runs: move them to a place that is offline.
+
+--existing is for nats-servers that run already, with accounts of others: in place of
+a configuration it writes the parts that theirs take in, for sealmesh nats check to
+look at; docs/operations.md has the steps.
 
 --servers makes a cluster of three or more nats-servers, each with a folder
 below nats/ to be taken to its host. What is stored is kept on three of them.
@@ -201,6 +226,11 @@ again; docs/operations.md has the role and the policy.`,
 					[]string{"  administrator", filepath.Join(a.mesh, "agents", adminID)},
 					[]string{"  keep offline", filepath.Join(a.mesh, "root")},
 				)...)
+				if f.existing {
+					writeParts(w, m)
+					fmt.Fprintf(w, "\nnext: include them, restart nats-server, and look: %s\n", a.suggest("nats check FILE"))
+					return
+				}
 				if len(f.servers) > 0 {
 					fmt.Fprintf(w, "\nnext: nats-server -c with its file on each host, and %s\n", a.suggest("server"))
 					return
@@ -212,6 +242,7 @@ again; docs/operations.md has the role and the policy.`,
 	f.register(c.Flags())
 	f.registerVault(c.Flags())
 	c.Flags().BoolVar(&f.noSystem, "insecure-no-system-account", false, "no user in the system account: nobody can close the connection of an agent that was cut")
+	c.Flags().BoolVar(&f.existing, "existing", false, "for nats-servers that run already: write the parts that their configuration takes in")
 	c.Flags().StringSliceVar(&f.servers, "servers", nil, "the nats-servers of a cluster, NAME=HOST[:PORT[:ROUTEPORT]] each (ports 4222 and 2000 above it)")
 	return c
 }

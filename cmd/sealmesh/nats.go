@@ -16,7 +16,7 @@ import (
 )
 
 func newNATS(a *app) *cobra.Command {
-	return group("nats", "Look after the nats-servers", newNATSReload(a), newNATSShow(a))
+	return group("nats", "Look after the nats-servers", newNATSReload(a), newNATSShow(a), newNATSCheck(a))
 }
 
 // rollLook is how often the state of a roll is asked for.

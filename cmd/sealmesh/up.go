@@ -77,6 +77,9 @@ func (a *app) openOrMake(c *cobra.Command, f *initFlags) (mesh *meshdir.Mesh, fr
 	if n := len(mesh.Config.NATS.Servers); n > 0 {
 		return nil, false, &hinted{fmt.Errorf("the mesh in %s has %d nats-servers, each of which runs for itself", a.mesh, n), "run nats-server -c with its file in " + filepath.Join(a.mesh, "nats") + " on each host, and " + a.suggest("server")}
 	}
+	if mesh.Config.NATS.Existing {
+		return nil, false, &hinted{fmt.Errorf("the mesh in %s is on nats-servers that were there before", a.mesh), a.suggest("server") + " runs the control plane beside them"}
+	}
 	return mesh, false, checkFree(addresses(f, mesh))
 }
 

@@ -36,6 +36,9 @@ func serverConfs(_ context.Context, p *patient) (out []Finding) {
 	if p.mesh == nil {
 		return nil
 	}
+	if p.mesh.Config.NATS.Existing {
+		return []Finding{{Warning, "the nats-servers have configurations of their own, which were not looked at", "sealmesh nats check FILE, where nats-server reads it"}}
+	}
 	want, err := p.mesh.NATSConfigs()
 	if err != nil {
 		return []Finding{{Wrong, err.Error(), hint(err, "restore the file from a backup")}}

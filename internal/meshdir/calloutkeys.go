@@ -159,7 +159,7 @@ func (m *Mesh) confTexts() ([][]byte, error) {
 	}
 	var out [][]byte
 	for _, c := range confs {
-		text, err := c.Text()
+		text, err := m.withKeys(c)
 		if err != nil {
 			return nil, err
 		}

@@ -66,6 +66,9 @@ type NATS struct {
 	Servers []Server `yaml:"servers"` // of a cluster; none: there is one server, and the rest is about it
 
 	NoSystemAccount bool `yaml:"insecure_no_system_account"`
+	// Existing: the servers have configurations of their own, which take in what Init
+	// wrote for them.
+	Existing bool `yaml:"existing"`
 
 	Listen     string `yaml:"listen"` // host:port
 	Store      string `yaml:"store"`  // JetStream's directory; relative to the mesh directory

@@ -203,11 +203,7 @@ func (b *builder) nats() error {
 	if err != nil {
 		return err
 	}
-	text, err := conf.Text()
-	if err != nil {
-		return err
-	}
-	return b.public(text, natsDir, "nats-server.conf")
+	return b.serverConf(conf, natsDir)
 }
 
 // server makes the key and the certificate of a service.

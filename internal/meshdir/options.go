@@ -25,6 +25,10 @@ type InitOptions struct {
 	// it cannot close connections.
 	NoSystemAccount bool
 
+	// Existing is a mesh on nats-servers that run already: in place of a configuration
+	// there are the parts that theirs take in.
+	Existing bool
+
 	// Servers are those of a cluster; the four settings above are then left empty,
 	// but for NATSURL, which is that of all of them where empty.
 	Servers []Server
@@ -61,6 +65,9 @@ func (o InitOptions) config() (Config, error) {
 	c.Prefix = cmp.Or(o.Prefix, c.Prefix)
 	c.NATS = NATS{Servers: o.Servers, Listen: o.NATSListen, Store: o.NATSStore, ServerName: o.ServerName}
 	c.Replicas = DefaultReplicas
+	if o.Existing && strings.Count(o.NATSURL, ",") >= clusterReplicas-1 {
+		c.Replicas = clusterReplicas
+	}
 	if len(o.Servers) > 0 {
 		c.Replicas = clusterReplicas
 		urls, _ := cluster(o.Servers)
@@ -70,7 +77,7 @@ func (o InitOptions) config() (Config, error) {
 		c.NATS.Listen = cmp.Or(o.NATSListen, DefaultNATSListen)
 		c.NATS.URLs = []string{"tls://" + dialable(c.NATS.Listen)}
 	}
-	c.NATS.NoSystemAccount = o.NoSystemAccount
+	c.NATS.NoSystemAccount, c.NATS.Existing = o.NoSystemAccount, o.Existing
 	if o.NATSURL != "" {
 		c.NATS.URLs = strings.Split(o.NATSURL, ",")
 	}

@@ -203,11 +203,12 @@ func cluster(all []Server) (urls, hosts []string) {
 // that of the first server.
 func (m *Mesh) ServerConf() string { return m.ServerConfs()[0] }
 
-// ServerConfs returns the paths of the configurations of all nats-servers.
+// ServerConfs returns the paths of the configurations of all nats-servers, or, of
+// servers that have their own, of the part with the callout.
 func (m *Mesh) ServerConfs() []string {
 	var out []string
 	for _, dir := range m.natsDirs() {
-		out = append(out, m.path(dir, "nats-server.conf"))
+		out = append(out, m.path(dir, m.keysConf()))
 	}
 	return out
 }
@@ -275,11 +276,7 @@ func (b *builder) cluster() error {
 		if err := b.secret(secret, dir, secretFile); err != nil {
 			return err
 		}
-		text, err := confs[i].Text()
-		if err != nil {
-			return err
-		}
-		if err := b.public(text, dir, "nats-server.conf"); err != nil {
+		if err := b.serverConf(confs[i], dir); err != nil {
 			return err
 		}
 	}

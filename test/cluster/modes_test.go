@@ -39,6 +39,7 @@ func TestModes(t *testing.T) {
 			late := w.ghost("late-"+name, 0) // is added, enrolled, let in and calls
 			w.operate(wire.AdminRequest{Op: wire.OpRevoke, Target: late.id}, nil)
 			late.haunt()
+			w.pause(5 * time.Second)
 			for _, d := range w.duos {
 				w.undisturbed(d, began)
 			}
