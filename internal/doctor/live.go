@@ -24,6 +24,22 @@ const startControl = "start sealmesh server, or sealmesh up"
 // clients.
 const slowAdmission = 2 * time.Second
 
+// admissionWait is how long an agent is waited for to be let in: nats-server waits ten
+// seconds for its callout.
+const admissionWait = 14 * time.Second
+
+// anywhere reports whether any nats-server takes connections. The client would go on
+// trying for as long as it may.
+func (p *patient) anywhere(ctx context.Context) bool {
+	for _, addr := range p.addresses() {
+		if conn, _, err := greeted(ctx, addr, dialWait); err == nil {
+			conn.Close() //nolint:errcheck // nothing was said
+			return true
+		}
+	}
+	return false
+}
+
 // health asks the control plane's address as a load balancer does.
 func health(ctx context.Context, p *patient) []Finding {
 	at := p.mesh.Config.Control.URL
@@ -55,8 +71,13 @@ func health(ctx context.Context, p *patient) []Finding {
 // operator comes in as the operator's agent, as every agent does, and asks: by the
 // callout, a signed call there and back, and the feed.
 func operator(ctx context.Context, p *patient) (out []Finding) {
+	if !p.anywhere(ctx) {
+		return []Finding{{Wrong, "no agent can come in: no nats-server can be reached", startServer}}
+	}
 	began := time.Now()
-	m, err := meshclient.Connect(ctx, meshclient.As(p.operatorDir()), meshclient.MeshDir(p.mesh.Dir), meshclient.Log(zerolog.Nop()))
+	in, cancel := context.WithTimeout(ctx, admissionWait)
+	defer cancel()
+	m, err := meshclient.Connect(in, meshclient.As(p.operatorDir()), meshclient.MeshDir(p.mesh.Dir), meshclient.Log(zerolog.Nop()))
 	took := time.Since(began)
 	var denied *meshclient.Denied
 	switch {
