@@ -109,7 +109,7 @@ func (j *judge) tenants(o *server.Options, want natsconf.Config) {
 	j.say(want.System != "" && !system, Wrong, "paste it among the users of that account", "the control plane's user is not in the system account, %q", o.SystemAccount)
 	j.say(o.AuthTimeout < calloutWait, Warning, "timeout: 10 in the authorization block", "nats-server waits %v seconds for the control plane", o.AuthTimeout)
 	j.say(o.MaxControlLine < controlLine, Warning, "max_control_line: 16384", "max_control_line is %d: agents with many chains are refused", o.MaxControlLine)
-	j.say(o.MaxPayload < natsconf.DefaultPayload, Wrong, "max_payload: 1MB", "max_payload is %d: answers of the callout do not fit", o.MaxPayload)
+	j.say(o.MaxPayload > 0 && o.MaxPayload < natsconf.DefaultPayload, Wrong, "max_payload: 1MB", "max_payload is %d: answers of the callout do not fit", o.MaxPayload)
 	j.say(!o.JetStream, Wrong, "a jetstream block", "JetStream is off")
 }
 

@@ -147,7 +147,9 @@ accounts {
 	// nats-server takes the name of what it includes as relative to the file, always.
 	const callout, accounts = `include "mesh/nats/sealmesh-callout.conf"`, `include "mesh/nats/sealmesh-accounts.conf"`
 	for what, c := range map[string][4]string{
-		"the account MESH is not the one": {callout, accounts + "\n MESH { users: [ { user: mallory, password: x } ] }", string(user), ""},
+		"nats-server would refuse it":     {callout, accounts + "\n MESH { users: [ { user: mallory, password: x } ] }", string(user), ""},
+		"the account MESH is not the one": {callout, strings.Replace(readText(t, filepath.Join(nats2, "sealmesh-accounts.conf")), "max_leafnodes:     0", "max_leafnodes: 9", 1), string(user), ""},
+		"is in an account of the mesh":    {callout, strings.Replace(readText(t, filepath.Join(nats2, "sealmesh-accounts.conf")), "users: [", "users: [\n { user: mallory, password: x }", 1), string(user), ""},
 		"no_auth_user lets in":            {callout, accounts, string(user), `no_auth_user: orders`},
 		"allowed_accounts is":             {strings.ReplaceAll(readText(t, filepath.Join(nats2, "sealmesh-callout.conf")), "allowed_accounts: [ MESH ]", ""), accounts, string(user), ""},
 	} {

@@ -252,14 +252,15 @@ func TestHandbook(t *testing.T) {
 		run[c.heading] = true
 	}
 	for heading, where := range map[string]string{
-		"## Making a mesh":             "TestFromABareServerToARevokedAgent, with addresses that a test can have",
-		"### On three nats-servers":    "test/cluster",
-		"### Enrolment":                "internal/controlplane and the scripts of cmd/sealmesh, with tokens of their own",
-		"### How fast a cut is":        "make bench-revoke",
-		"## Sizing":                    "internal/bench: it takes two minutes",
-		"## Foreign clients":           "test/foreign, which has the nats CLI",
-		"### Setting up Vault":         "test/vault",
-		"### Many fall silent at once": "cmd/sealmesh/testdata/monitor.txtar: there is nothing to decide until many are silent",
+		"## Making a mesh":                       "TestFromABareServerToARevokedAgent, with addresses that a test can have",
+		"### On three nats-servers":              "test/cluster",
+		"### On a nats-server that already runs": "TestExistingServer",
+		"### Enrolment":                          "internal/controlplane and the scripts of cmd/sealmesh, with tokens of their own",
+		"### How fast a cut is":                  "make bench-revoke",
+		"## Sizing":                              "internal/bench: it takes two minutes",
+		"## Foreign clients":                     "test/foreign, which has the nats CLI",
+		"### Setting up Vault":                   "test/vault",
+		"### Many fall silent at once":           "cmd/sealmesh/testdata/monitor.txtar: there is nothing to decide until many are silent",
 	} {
 		if run[heading] {
 			t.Errorf("%s is run here and by %s", heading, where)
