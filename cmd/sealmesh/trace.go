@@ -213,7 +213,7 @@ func treeRows(rows [][]string, s stepDoc, before string, last bool) [][]string {
 	if s.Peer != (agentid.ID{}) {
 		who += " → " + s.Peer.String()
 	}
-	outcome := string(s.Verdict)
+	outcome := clean(string(s.Verdict))
 	if s.Reason != "" {
 		outcome += ": " + clean(string(s.Reason))
 	}
@@ -251,7 +251,7 @@ func takers(list []wire.RecordView) string {
 	for _, r := range list {
 		name := r.By.String()
 		if r.Verdict != audit.Accepted {
-			name += " (" + string(r.Verdict) + ": " + clean(string(r.Reason)) + ")"
+			name += " (" + clean(string(r.Verdict)) + ": " + clean(string(r.Reason)) + ")"
 		}
 		if !slices.Contains(out, name) {
 			out = append(out, name)
@@ -276,11 +276,11 @@ func whatOf(e audit.Entry) string {
 	if kind == audit.Made {
 		kind = audit.Call
 	}
-	return strings.TrimSpace(string(kind) + " " + clean(e.Scope))
+	return strings.TrimSpace(clean(string(kind)) + " " + clean(e.Scope))
 }
 
 func outcomeOf(e audit.Entry) string {
-	out := string(e.Verdict)
+	out := clean(string(e.Verdict))
 	if e.Reason != "" {
 		out += ": " + clean(string(e.Reason))
 	}

@@ -3,10 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
-	"strconv"
 	"sync"
 	"time"
 
@@ -51,34 +47,14 @@ type RevokeOptions struct {
 //
 // Beside each, by turns, one connection is closed by a bare request to the server,
 // which is what there would be without a mesh.
-func Revoke(ctx context.Context, o RevokeOptions) (report Report, err error) {
+func Revoke(ctx context.Context, o RevokeOptions) (Report, error) {
 	if o.Runs == 0 {
 		o.Runs = DefaultRuns
 	}
 	if o.Rate == 0 {
 		o.Rate = DefaultRate
 	}
-	if len(o.Nodes) == 0 {
-		o.Nodes = []int{1, 3}
-	}
-	report = Report{Schema: Schema, CPUs: runtime.GOMAXPROCS(0), Benchmarks: []Row{}}
-	dir, err := os.MkdirTemp("", "sealmesh-bench-")
-	if err != nil {
-		return report, fmt.Errorf("bench: %w", err)
-	}
-	defer func() {
-		if e := os.RemoveAll(dir); e != nil && err == nil { // it holds keys, if only of meshes that are gone
-			err = fmt.Errorf("bench: %w", e)
-		}
-	}()
-	for _, nodes := range o.Nodes {
-		rows, err := revokeOn(ctx, filepath.Join(dir, strconv.Itoa(nodes)), nodes, o)
-		if err != nil {
-			return report, fmt.Errorf("bench: mesh of %d: %w", nodes, err)
-		}
-		report.Benchmarks = append(report.Benchmarks, rows...)
-	}
-	return report, nil
+	return eachMesh(o.Nodes, func(dir string, nodes int) ([]Row, error) { return revokeOn(ctx, dir, nodes, o) })
 }
 
 // cuts is what was measured on one mesh.

@@ -3,10 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -61,36 +57,19 @@ type SizeOptions struct {
 // events and connects a second, each beside the same over plain NATS on the same
 // servers and over the same TLS, and the bytes that agents, calls, nonces and stored
 // events take in streams. Servers, control plane and agents share the machine.
-func Size(ctx context.Context, o SizeOptions) (report Report, err error) {
+func Size(ctx context.Context, o SizeOptions) (Report, error) {
 	if o.Agents == 0 {
 		o.Agents = DefaultAgents
 	}
 	if o.For == 0 {
 		o.For = DefaultFor
 	}
-	if len(o.Nodes) == 0 {
-		o.Nodes = []int{1, 3}
-	}
-	report = Report{Schema: Schema, CPUs: runtime.GOMAXPROCS(0), Benchmarks: []Row{}}
-	dir, err := os.MkdirTemp("", "sealmesh-bench-")
-	if err != nil {
-		return report, fmt.Errorf("bench: %w", err)
-	}
-	defer func() {
-		if e := os.RemoveAll(dir); e != nil && err == nil { // it holds keys, if only of meshes that are gone
-			err = fmt.Errorf("bench: %w", e)
-		}
-	}()
-	for _, nodes := range o.Nodes {
+	return eachMesh(o.Nodes, func(dir string, nodes int) ([]Row, error) {
 		s := &scale{nodes: nodes, o: o}
-		err := s.measure(ctx, filepath.Join(dir, strconv.Itoa(nodes)))
-		s.close()
-		if err != nil {
-			return report, fmt.Errorf("bench: mesh of %d: %w", nodes, err)
-		}
-		report.Benchmarks = append(report.Benchmarks, s.rows...)
-	}
-	return report, nil
+		defer s.close()
+		err := s.measure(ctx, dir)
+		return s.rows, err
+	})
 }
 
 // scale is one mesh that is measured.

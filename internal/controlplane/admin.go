@@ -341,19 +341,12 @@ func (p *Plane) status(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	s := wire.MeshStatus{
-		Schema: wire.StatusSchema, Time: p.clock().UTC(), Agents: map[registry.Status]int{}, Instances: map[registry.State]int{},
+		Schema: wire.StatusSchema, Time: p.clock().UTC(),
 		Sessions: len(p.sessions.all()), Denials: p.denials.Load(), Version: version(),
 	}
+	s.Agents, s.Instances = tally(agents, instances)
 	for _, a := range agents {
-		if a.Agent != agentid.Control {
-			s.Agents[a.Status]++
-		}
 		s.Revision = max(s.Revision, a.Revision)
-	}
-	for _, i := range instances {
-		if i.Agent != agentid.Control {
-			s.Instances[i.State]++
-		}
 	}
 	for id := range p.servers.all() {
 		s.Servers = append(s.Servers, id)

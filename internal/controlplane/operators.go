@@ -13,15 +13,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/sealmesh/sealmesh/agentid"
+	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
 )
 
-const (
-	// readyWait bounds what a question for readiness costs.
-	readyWait = 2 * time.Second
-	// feedLate is after how long without a tick clients begin to ask for themselves.
-	feedLate = 15 * time.Second
-)
+// readyWait bounds what a question for readiness costs.
+const readyWait = 2 * time.Second
 
 // operators is the HTTP server for those who look after the control plane. It tells
 // how it fares and takes nothing.
@@ -103,7 +100,7 @@ func (p *Plane) ready(ctx context.Context) error {
 	case p.sys != nil && !p.sys.IsConnected():
 		return errors.New("the system account of nats-server cannot be reached, so connections cannot be closed")
 	}
-	if lag := p.peers.Silence(); lag > feedLate {
+	if lag := p.peers.Silence(); lag > wire.FeedLate {
 		return fmt.Errorf("the feed is silent for %s", lag.Round(time.Second))
 	}
 	if err := p.certificateStands(); err != nil {
@@ -126,25 +123,31 @@ func (p *Plane) certificateStands() error {
 }
 
 // tallies counts agents and instances by state. It reads the registry.
-func (p *Plane) tallies(ctx context.Context) (agents map[registry.Status]int, instances map[registry.State]int, err error) {
-	list, err := p.store.Agents(ctx, false)
+func (p *Plane) tallies(ctx context.Context) (map[registry.Status]int, map[registry.State]int, error) {
+	agents, err := p.store.Agents(ctx, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := p.store.Instances(ctx, agentid.ID{})
+	instances, err := p.store.Instances(ctx, agentid.ID{})
 	if err != nil {
 		return nil, nil, err
 	}
-	agents, instances = map[registry.Status]int{}, map[registry.State]int{}
-	for _, a := range list {
+	byStatus, byState := tally(agents, instances)
+	return byStatus, byState, nil
+}
+
+// tally counts all but the control plane's own.
+func tally(agents []*registry.Agent, instances []*registry.Instance) (map[registry.Status]int, map[registry.State]int) {
+	byStatus, byState := map[registry.Status]int{}, map[registry.State]int{}
+	for _, a := range agents {
 		if a.Agent != agentid.Control {
-			agents[a.Status]++
+			byStatus[a.Status]++
 		}
 	}
-	for _, i := range all {
+	for _, i := range instances {
 		if i.Agent != agentid.Control {
-			instances[i.State]++
+			byState[i.State]++
 		}
 	}
-	return agents, instances, nil
+	return byStatus, byState
 }

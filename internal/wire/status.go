@@ -50,8 +50,8 @@ type StreamView struct {
 	Quorum  bool     `json:"quorum"`  // it can be written
 }
 
-// feedLate is after how long without a tick clients alarm.
-const feedLate = 15 * time.Second
+// FeedLate is after how long without a tick clients alarm.
+const FeedLate = 15 * time.Second
 
 // Trouble is something about the mesh that somebody has to look at now.
 type Trouble struct {
@@ -93,7 +93,7 @@ func (s MeshStatus) Troubles() (out []Trouble) {
 			add("", "start the nats-servers that hold it", "stream %s of %s cannot be written: %d of %d copies are there", v.Stream, v.Account, v.Online, v.Copies)
 		}
 	}
-	if lag := time.Duration(s.FeedLagMS) * time.Millisecond; lag > feedLate {
+	if lag := time.Duration(s.FeedLagMS) * time.Millisecond; lag > FeedLate {
 		add("", "the control plane's log says why it does not tick", "the feed is silent for %s", lag.Round(time.Second))
 	}
 	if len(s.OlderRecords) > 0 {

@@ -9,9 +9,7 @@ import (
 	"strings"
 
 	"github.com/sealmesh/sealmesh/agentid"
-	"github.com/sealmesh/sealmesh/internal/enrol"
 	"github.com/sealmesh/sealmesh/internal/meshdir"
-	"github.com/sealmesh/sealmesh/internal/wire"
 	"github.com/sealmesh/sealmesh/registry"
 	"github.com/sealmesh/sealmesh/test/foreign/clients"
 	"github.com/sealmesh/sealmesh/test/stock/process"
@@ -46,20 +44,9 @@ func (w *world) foreign() *foreign {
 // stock registers an agent that a stock client can be.
 func (w *world) stock(id string, plain registry.Plain) (dir string) {
 	w.t.Helper()
-	var added wire.AddResult
-	w.operate(wire.AdminRequest{Op: wire.OpAdd, New: &registry.NewAgent{
+	return w.enrolled(registry.NewAgent{
 		Agent: agentid.Require(id), Rights: registry.Rights{Plain: plain}, Heartbeat: registry.HeartbeatNone, Stock: true,
-	}}, &added)
-	token, err := registry.ParseJoinToken(added.JoinToken)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	dir = w.Agent(id)
-	w.eventually(soon, "enrolling "+id, func(ctx context.Context) error {
-		_, err := enrol.Enrol(ctx, token, dir)
-		return err
 	})
-	return dir
 }
 
 // heard waits until the one has heard the other some times more.

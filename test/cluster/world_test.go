@@ -221,8 +221,17 @@ func (w *world) eventually(within time.Duration, what string, f func(context.Con
 // add registers and enrols an agent that connects to one server first.
 func (w *world) add(id string, node int, rights registry.Rights) (dir string) {
 	w.t.Helper()
+	dir = w.enrolled(registry.NewAgent{Agent: agentid.Require(id), Rights: rights})
+	w.place(dir, node)
+	return dir
+}
+
+// enrolled registers an agent and makes its first instance.
+func (w *world) enrolled(n registry.NewAgent) (dir string) {
+	w.t.Helper()
+	id := n.Agent.String()
 	var added wire.AddResult
-	w.operate(wire.AdminRequest{Op: wire.OpAdd, New: &registry.NewAgent{Agent: agentid.Require(id), Rights: rights}}, &added)
+	w.operate(wire.AdminRequest{Op: wire.OpAdd, Target: id, New: &n}, &added)
 	token, err := registry.ParseJoinToken(added.JoinToken)
 	if err != nil {
 		w.t.Fatal(err)
@@ -232,7 +241,6 @@ func (w *world) add(id string, node int, rights registry.Rights) (dir string) {
 		_, err := enrol.Enrol(ctx, token, dir)
 		return err
 	})
-	w.place(dir, node)
 	return dir
 }
 
