@@ -220,7 +220,13 @@ func TestHandbook(t *testing.T) {
 		}},
 		{heading: "### The authority root: replaced as planned, or because it leaked", before: []string{
 			"sealmesh agent add reader --handle read:logs | sealmesh enroll --join - --to DIR",
-		}, do: finish},
+		}, do: func(h *handbook, d *deployment, line string) bool {
+			if strings.Contains(line, "enroll") { // the control plane reads its files every two seconds
+				h.typed("until " + comment.ReplaceAllString(line, "") + "; do sleep 1; done")
+				return true
+			}
+			return finish(h, d, line)
+		}},
 		{heading: "### Restore a backup: the registry is damaged or gone", before: []string{
 			reader, "sealmesh agent add gone --call read:logs --enroll",
 		}, do: func(h *handbook, d *deployment, line string) bool {
